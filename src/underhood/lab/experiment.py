@@ -1,0 +1,89 @@
+"""From breaks to results: which arms a break needs, and what they say about its predictions."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from underhood.lab import baseline as baselines
+from underhood.lab.baseline import Baseline
+from underhood.lab.compare import Judgement, effect, judge_crash, judge_effect, judge_property
+from underhood.lab.run import Arm, ArmStore, Job, Listener, run_jobs
+from underhood.lab.sabotage import Above, Below, Crashes, Falls, Keeps, Prediction, Rises, Sabotage, Stays, Violates
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trial:
+    """Healthy and broken arms of one patch on one baseline, paired by seed, with a judgement for each prediction."""
+
+    baseline: Baseline
+    seeds: tuple[int, ...]
+    healthy: tuple[Arm, ...]
+    broken: tuple[Arm, ...]
+    judgements: tuple[Judgement, ...]
+
+    def pairs(self, metric: str) -> tuple[list[float], list[float]]:
+        """The healthy and the broken figures of ``metric``, in the order of the seeds."""
+        return [float(a.figure(metric, self.baseline)) for a in self.healthy], [float(a.figure(metric, self.baseline)) for a in self.broken]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Result:
+    """All that was measured of one break; ``separates`` is whether its probe told every broken arm from every healthy one."""
+
+    name: str  # "project.break"
+    sabotage: Sabotage
+    trial: Trial
+    separates: bool | None = None
+    claim: Trial | None = None
+
+
+def experiment(breaks: Sequence[tuple[str, Sabotage]], seeds: Sequence[int], folder: Path, *, claims: bool = True, workers: int = 0, listen: Listener | None = None) -> list[Result]:
+    """Run ``breaks`` (each with its full name) and judge them. Finished arms under ``folder`` are used again.
+
+    Healthy arms are shared by all breaks of a baseline; ``claims`` also runs each claim's own setting.
+    """
+    store = ArmStore(folder / "arms.jsonl")
+    asked = [(name, s, baselines.get(s.baseline), s.expect) for name, s in breaks]
+    if claims:
+        asked += [(name, s, baselines.get(s.claim.baseline), s.claim.expect) for name, s in breaks if s.claim and s.claim.baseline]
+    jobs = {(b.name, ""): Job(label="healthy", baseline=b, seeds=tuple(seeds)) for _, _, b, _ in asked}
+    jobs |= {(b.name, name): Job(label=name, baseline=b, patches=s.patches, seeds=tuple(seeds)) for name, s, b, _ in asked}
+    arms = run_jobs(list(jobs.values()), store, workers=workers, listen=listen)
+    results = []
+    for name, sabotage in breaks:
+        trial = _trial(arms, baselines.get(sabotage.baseline), name, sabotage.expect, seeds)
+        claim = None
+        if claims and sabotage.claim and sabotage.claim.baseline:
+            claim = _trial(arms, baselines.get(sabotage.claim.baseline), name, sabotage.claim.expect, seeds)
+        results.append(Result(name=name, sabotage=sabotage, trial=trial, separates=_separates(sabotage.probe, trial), claim=claim))
+    return results
+
+
+def _trial(arms: Sequence[Arm], baseline: Baseline, label: str, expect: Sequence[Prediction], seeds: Sequence[int]) -> Trial:
+    def of(which: str) -> tuple[Arm, ...]:
+        found = {a.seed: a for a in arms if a.baseline == baseline.name and a.label == which}
+        return tuple(found[s] for s in seeds)
+
+    healthy, broken = of("healthy"), of(label)
+    judgements = tuple(judge(p, baseline, healthy, broken) for p in expect)
+    return Trial(baseline=baseline, seeds=tuple(seeds), healthy=healthy, broken=broken, judgements=judgements)
+
+
+def judge(prediction: Prediction, baseline: Baseline, healthy: Sequence[Arm], broken: Sequence[Arm]) -> Judgement:
+    """One prediction against the arms."""
+    if isinstance(prediction, Crashes):
+        return judge_crash(prediction, [a.how for a in healthy], [a.how for a in broken])
+    good, bad = ([a.figure(prediction.metric, baseline) for a in arms] for arms in (healthy, broken))
+    if isinstance(prediction, (Violates, Keeps)):
+        return judge_property(prediction, [v is True for v in good], [v is True for v in bad])
+    assert isinstance(prediction, (Rises, Falls, Stays))
+    return judge_effect(prediction, effect([float(v) for v in good], [float(v) for v in bad]), smallest=baseline.metrics[prediction.metric].smallest)
+
+
+def _separates(probe: Above | Below | None, trial: Trial) -> bool | None:
+    if probe is None:
+        return None
+    healthy, broken = trial.pairs(probe.metric)
+    if isinstance(probe, Above):
+        return all(h <= probe.threshold for h in healthy) and all(b > probe.threshold for b in broken)
+    return all(h >= probe.threshold for h in healthy) and all(b < probe.threshold for b in broken)
