@@ -110,7 +110,7 @@ def _replace(config: Any, path: list[str], value: Any, whole: str) -> Any:
     _field(config, head)
     current = getattr(config, head)
     new = _replace(current, rest, value, whole) if rest else _convert(value, typing.get_type_hints(type(config))[head], whole)
-    return dataclasses.replace(config, **{head: new})
+    return dataclasses.replace(config, **{head: new})  # type: ignore[type-var]
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:

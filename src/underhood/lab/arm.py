@@ -53,7 +53,17 @@ def run_arm(baseline: baselines.Baseline, config: Any, seed: int, reached: Reach
     numbers = _finite({k: v for k, v in figures.items() if not isinstance(v, str)})
     missing = sorted(set(reached.targets) - reached.ran)
     seconds = round(time.perf_counter() - began, 2)
-    send("end", how=how, message=message[:2000], figures=numbers, texts=texts, seconds=seconds, peak_mb=_peak_mb(), unreached=missing, context=identity.loaded_context())
+    send(
+        "end",
+        how=how,
+        message=message[:2000],
+        figures=numbers,
+        texts=texts,
+        seconds=seconds,
+        peak_mb=_peak_mb(),
+        unreached=missing,
+        context=identity.loaded_context(),
+    )
 
 
 def _finite(figures: Mapping[str, Any]) -> dict[str, float | bool]:

@@ -56,7 +56,9 @@ def equal(found: Any, expected: Any, says: str, *, given: Any = None) -> None:
 def close(found: Any, expected: Any, says: str, *, given: Any = None, atol: float = 1e-6, rtol: float = 1e-6) -> None:
     """Fail unless the numbers agree, |found − expected| ≤ atol + rtol·|expected|: floats, nested lists, or anything with ``tolist`` (arrays, tensors)."""
     left, right = list(_numbers(found)), list(_numbers(expected))
-    holds(len(left) == len(right) and _shape(found) == _shape(expected), says, given=given, expected=f"shape {_shape(expected)}", found=f"shape {_shape(found)}")
+    holds(
+        len(left) == len(right) and _shape(found) == _shape(expected), says, given=given, expected=f"shape {_shape(expected)}", found=f"shape {_shape(found)}"
+    )
     for a, b in zip(left, right, strict=True):
         near = (math.isnan(a) and math.isnan(b)) or a == b or abs(a - b) <= atol + rtol * abs(b)
         holds(near, says, given=given, expected=expected, found=found)

@@ -37,7 +37,9 @@ class Result:
     claim: Trial | None = None
 
 
-def experiment(breaks: Sequence[tuple[str, Sabotage]], seeds: Sequence[int], folder: Path, *, claims: bool = True, workers: int = 0, listen: Listener | None = None) -> list[Result]:
+def experiment(
+    breaks: Sequence[tuple[str, Sabotage]], seeds: Sequence[int], folder: Path, *, claims: bool = True, workers: int = 0, listen: Listener | None = None
+) -> list[Result]:
     """Run ``breaks`` (each with its full name) and judge them. Finished arms under ``folder`` are used again.
 
     Healthy arms are shared by all breaks of a baseline; ``claims`` also runs each claim's own setting.

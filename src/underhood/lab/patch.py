@@ -339,7 +339,8 @@ def _load_file(path: Path) -> types.ModuleType:
     if not path.is_file():
         raise PatchError("no such file", where=str(path))
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -410,7 +411,7 @@ def _door_code(function: types.FunctionType, door: str) -> types.CodeType:
 def _bound_class(bind: Bind, healthy: type, mine: type, reached: Reached) -> Iterator[None]:
     """Replace the class in every loaded module of the project; one that lives on elsewhere is an error."""
     _replace_everywhere(healthy, mine, keep=mine.__module__)
-    original = mine.__init__
+    original = mine.__init__  # type: ignore[misc]
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         reached.ran.add(bind.target)

@@ -72,7 +72,9 @@ def to_plain(result: Result) -> dict[str, Any]:
         "versions": identity.versions(),
         "machine": {**identity.machine(), "threads": "1"},
         **_trial(trial),
-        "probe": None if sabotage.probe is None else {"kind": type(sabotage.probe).__name__, **dataclasses.asdict(sabotage.probe), "separates": result.separates},
+        "probe": None
+        if sabotage.probe is None
+        else {"kind": type(sabotage.probe).__name__, **dataclasses.asdict(sabotage.probe), "separates": result.separates},
         "claim": _claim(result),
     }
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from underhood.base.config import to_plain as config_to_plain
 from underhood.base.errors import NotReached, UnderhoodError
 from underhood.base.files import named_os_errors, write_json
 from underhood.lab import identity
@@ -24,7 +25,7 @@ from underhood.lab.patch import Patch
 MEMORY_LIMIT_MB = 4096  # of one worker; two workers fit a laptop of 16 GB with room to spare
 CURVE_POINTS = 60  # kept of each arm's curve
 
-ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS")}
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,8 +74,10 @@ Listener = Callable[[str, dict[str, Any]], None]  # (label, event) for live prog
 
 def job_hash(job: Job) -> str:
     """What an arm's result depends on besides the code that it loads."""
-    config = identity.config_to_plain(patches.configure(job.baseline.config, job.patches))
-    return identity.digest([[patches.to_plain(p) for p in job.patches], job.baseline.name, config, job.baseline.corpus, identity.versions(), identity.machine()])
+    config = config_to_plain(patches.configure(job.baseline.config, job.patches))
+    return identity.digest(
+        [[patches.to_plain(p) for p in job.patches], job.baseline.name, config, job.baseline.corpus, identity.versions(), identity.machine()]
+    )
 
 
 class ArmStore:
@@ -172,7 +175,12 @@ class _Pool:
         """Run ``job`` in one process until it ends; returns the seeds that now have a result."""
         text = json.dumps({"baseline": job.baseline.name, "patches": [patches.to_plain(p) for p in job.patches], "seeds": job.seeds})
         process = subprocess.Popen(
-            [sys.executable, "-m", "underhood.lab.arm"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **ONE_THREAD}
+            [sys.executable, "-m", "underhood.lab.arm"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **ONE_THREAD},
         )
         self.running.add(process)
         guard = _Guard(process, self.timeout_s or 12 * job.baseline.seconds + 60)

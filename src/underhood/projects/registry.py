@@ -7,6 +7,7 @@ import tomllib
 from importlib import resources
 from typing import Any
 
+from underhood.base.config import from_plain
 from underhood.base.errors import UnknownName, UserError
 from underhood.base.names import load
 from underhood.lab.check import Check, Part
@@ -74,8 +75,7 @@ class Project:
 def syllabus() -> tuple[Project, ...]:
     """All projects in the order of the course."""
     text = resources.files("underhood.projects").joinpath("syllabus.toml").read_text(encoding="utf-8")
-    entries = tomllib.loads(text)["project"]
-    return tuple(Project(**{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}) for entry in entries)
+    return tuple(from_plain(Project, entry, where="syllabus.toml") for entry in tomllib.loads(text)["project"])
 
 
 def find_project(name: str) -> Project:
