@@ -30,7 +30,7 @@ def accumulate_gradients(loss_sum: Callable[[Tensor, Tensor], Tensor], batches: 
     losses = []
     for x, y in batches:
         loss = loss_sum(x, y) / tokens
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         losses.append(loss.detach())
         if collect is not None:
             collect()

@@ -1,5 +1,6 @@
 """Clipping the gradient by its global norm (Pascanu et al. 2013): one surprising batch must not throw the weights far away."""
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -13,7 +14,8 @@ def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:
         return torch.zeros(())
-    return torch.linalg.vector_norm(torch.stack([n.float() for n in torch._foreach_norm(gradients)]))
+    norms: Tensor = torch.linalg.vector_norm(torch.stack([n.float() for n in torch._foreach_norm(gradients)]))
+    return norms
 
 
 @torch.no_grad()
@@ -26,7 +28,7 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float | None) -> floa
     """
     parameters = list(parameters)
     norm = float(gradient_norm(parameters))
-    if norm != norm or norm in (float("inf"), float("-inf")):
+    if not math.isfinite(norm):
         raise NonFinite("the gradient norm")
     if max_norm is not None and norm > max_norm:
         torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], max_norm / norm)

@@ -111,12 +111,12 @@ class Adam(Optimizer):
     def update(self, p: Tensor, g: Tensor, state: Slots, *, t: int, lr: float, weight_decay: float) -> None:
         """Equation in the class."""
         g = g + weight_decay * p if weight_decay else g
-        p.add_(adam_direction(g, state, t, self.beta1, self.beta2, self.eps), alpha=-lr)
+        p.add_(adam_direction(g, state, t, betas=(self.beta1, self.beta2), eps=self.eps), alpha=-lr)
 
 
-def adam_direction(g: Tensor, state: Slots, t: int, beta1: float, beta2: float, eps: float) -> Tensor:
+def adam_direction(g: Tensor, state: Slots, t: int, *, betas: tuple[float, float], eps: float) -> Tensor:
     """m̂ / (√v̂ + ε) after one more gradient: the running means, corrected for having started at zero."""
-    m, v = state["m"], state["v"]
+    m, v, (beta1, beta2) = state["m"], state["v"], betas
     m.mul_(beta1).add_(g, alpha=1 - beta1)
     v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
     m_hat, v_hat = m / (1 - beta1**t), v / (1 - beta2**t)
@@ -208,3 +208,49 @@ def orthogonalize(g: Float[Tensor, "R C"], dtype: torch.dtype = torch.bfloat16, 
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.T if g.shape[0] > g.shape[1] else x
+
+
+class Together:
+    """Several optimizers, each for its own parameters, used as one."""
+
+    def __init__(self, parts: Sequence[Optimizer]) -> None:
+        check_groups([group for part in parts for group in part.groups])
+        self.parts = list(parts)
+
+    @property
+    def groups(self) -> list[Group]:
+        """The groups of all."""
+        return [group for part in self.parts for group in part.groups]
+
+    @property
+    def scale(self) -> float:
+        """The schedule's share of every peak learning rate."""
+        return self.parts[0].scale
+
+    @scale.setter
+    def scale(self, share: float) -> None:
+        for part in self.parts:
+            part.scale = share
+
+    def step(self) -> None:
+        """One step of each."""
+        for part in self.parts:
+            part.step()
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for part in self.parts:
+            part.zero_grad()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All states in one; the parameters' names keep them apart."""
+        return {name: tensor for part in self.parts for name, tensor in part.state_dict().items()}
+
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Give each part what belongs to its parameters."""
+        left = dict(tensors)
+        for part in self.parts:
+            names = {name for group in part.groups for name in group.parameters}
+            part.load_state_dict({key: left.pop(key) for key in tensors if key.partition("/")[2] in names})
+        if left:
+            raise CheckpointError(f"the optimizer state {min(left)!r} belongs to no parameter")

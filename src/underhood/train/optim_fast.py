@@ -48,7 +48,7 @@ def _pieces(rows: Sequence[tuple[Tensor, Tensor, Slots]], slots: tuple[str, ...]
     for p, g, state in rows:
         tensors = (p, g, *(state[s] for s in slots))
         if p.numel() > PIECE and all(t.is_contiguous() for t in tensors):
-            yield from ([list(c) for c in zip(part, strict=True)] for part in zip(*(t.view(-1).split(PIECE) for t in tensors), strict=True))
+            yield from ([list(c) for c in zip(part, strict=True)] for part in zip(*(torch.split(t.view(-1), PIECE) for t in tensors), strict=True))
             continue
         for column, tensor in zip(columns, tensors, strict=True):
             column.append(tensor)
@@ -140,13 +140,13 @@ class Muon(optim.Optimizer):
                 if p.grad is not None:
                     by_shape.setdefault(p.shape, []).append((p, p.grad, self.remember(name, p)["momentum"]))
             for shape, rows in by_shape.items():
-                p, g, momentum = (list(column) for column in zip(*rows, strict=True))
+                weights, g, momentum = (list(column) for column in zip(*rows, strict=True))
                 torch._foreach_lerp_(momentum, g, 1 - self.momentum)
                 steps = torch._foreach_lerp(g, momentum, self.momentum) if self.nesterov else momentum
-                turned = orthogonalize_batch(torch.stack(list(steps)), self.dtype).to(p[0].dtype).unbind()
+                turned = orthogonalize_batch(torch.stack(list(steps)), self.dtype).to(weights[0].dtype).unbind()
                 lr = group.lr * self.scale
-                torch._foreach_mul_(p, 1 - lr * group.weight_decay)
-                torch._foreach_add_(p, list(turned), alpha=-lr * math.sqrt(max(1, shape[0] / shape[1])))
+                torch._foreach_mul_(weights, 1 - lr * group.weight_decay)
+                torch._foreach_add_(weights, list(turned), alpha=-lr * math.sqrt(max(1, shape[0] / shape[1])))
 
 
 def orthogonalize_batch(g: Tensor, dtype: torch.dtype = torch.bfloat16, rounds: int = 5) -> Tensor:
