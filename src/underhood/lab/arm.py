@@ -11,18 +11,20 @@ import time
 from collections.abc import Mapping
 from typing import Any, TextIO
 
+from underhood.base.config import from_plain
 from underhood.lab import baseline as baselines
 from underhood.lab import identity
-from underhood.lab.patch import Reached, applied, configure, from_plain
+from underhood.lab import patch as kinds
+from underhood.lab.patch import Reached, applied, configure
 
 
 def main() -> None:
     """Run the job that stands on standard input."""
     job, out = json.load(sys.stdin), sys.stdout
     sys.stdout = sys.stderr  # whatever a run prints must not mix with the events
-    patches = [from_plain(p) for p in job["patches"]]
+    patches = [kinds.from_plain(p) for p in job["patches"]]
     baseline = baselines.get(job["baseline"])
-    config = configure(baseline.config, patches)
+    config = configure(from_plain(type(baseline.config), job["config"]), patches)
     with applied(patches) as reached:
         for seed in job["seeds"]:
             reached.ran.clear()

@@ -1,9 +1,11 @@
 """From breaks to results: which arms a break needs, and what they say about its predictions."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from underhood.base.config import override
 from underhood.lab import baseline as baselines
 from underhood.lab.baseline import Baseline
 from underhood.lab.compare import Judgement, effect, judge_crash, judge_effect, judge_property
@@ -42,10 +44,10 @@ def experiment(
 ) -> list[Result]:
     """Run ``breaks`` (each with its full name) and judge them. Finished arms under ``folder`` are used again.
 
-    Healthy arms are shared by all breaks of a baseline; ``claims`` also runs each claim's own setting.
+    Healthy arms are shared by all breaks of a baseline; ``claims`` also runs each claim's own setting; ``settings`` change the config of both arms.
     """
     store = ArmStore(folder / "arms.jsonl")
-    asked = [(name, s, baselines.get(s.baseline), s.expect) for name, s in breaks]
+    asked = [(name, s, _baseline(s.baseline, settings), s.expect) for name, s in breaks]
     if claims:
         asked += [(name, s, baselines.get(s.claim.baseline), s.claim.expect) for name, s in breaks if s.claim and s.claim.baseline]
     jobs = {(b.name, ""): Job(label="healthy", baseline=b, seeds=tuple(seeds)) for _, _, b, _ in asked}
@@ -53,12 +55,17 @@ def experiment(
     arms = run_jobs(list(jobs.values()), store, workers=workers, listen=listen)
     results = []
     for name, sabotage in breaks:
-        trial = _trial(arms, baselines.get(sabotage.baseline), name, sabotage.expect, seeds)
+        trial = _trial(arms, _baseline(sabotage.baseline, settings), name, sabotage.expect, seeds)
         claim = None
         if claims and sabotage.claim and sabotage.claim.baseline:
             claim = _trial(arms, baselines.get(sabotage.claim.baseline), name, sabotage.claim.expect, seeds)
         results.append(Result(name=name, sabotage=sabotage, trial=trial, separates=_separates(sabotage.probe, trial), claim=claim))
     return results
+
+
+def _baseline(name: str, settings: Mapping[str, Any] | None) -> Baseline:
+    baseline = baselines.get(name)
+    return dataclasses.replace(baseline, config=override(baseline.config, settings)) if settings else baseline
 
 
 def _trial(arms: Sequence[Arm], baseline: Baseline, label: str, expect: Sequence[Prediction], seeds: Sequence[int]) -> Trial:

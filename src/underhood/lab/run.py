@@ -173,7 +173,8 @@ class _Pool:
 
     def _listen_to(self, job: Job) -> set[int]:
         """Run ``job`` in one process until it ends; returns the seeds that now have a result."""
-        text = json.dumps({"baseline": job.baseline.name, "patches": [patches.to_plain(p) for p in job.patches], "seeds": job.seeds})
+        plain = [patches.to_plain(p) for p in job.patches]
+        text = json.dumps({"baseline": job.baseline.name, "config": config_to_plain(job.baseline.config), "patches": plain, "seeds": job.seeds})
         process = subprocess.Popen(
             [sys.executable, "-m", "underhood.lab.arm"],
             stdin=subprocess.PIPE,
