@@ -40,7 +40,14 @@ class Result:
 
 
 def experiment(
-    breaks: Sequence[tuple[str, Sabotage]], seeds: Sequence[int], folder: Path, *, claims: bool = True, workers: int = 0, listen: Listener | None = None
+    breaks: Sequence[tuple[str, Sabotage]],
+    seeds: Sequence[int],
+    folder: Path,
+    *,
+    claims: bool = True,
+    settings: Mapping[str, Any] | None = None,
+    workers: int = 0,
+    listen: Listener | None = None,
 ) -> list[Result]:
     """Run ``breaks`` (each with its full name) and judge them. Finished arms under ``folder`` are used again.
 

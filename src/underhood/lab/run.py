@@ -92,17 +92,16 @@ class ArmStore:
                     arm = Arm(**json.loads(line))
                 except (json.JSONDecodeError, TypeError):
                     continue  # the last line of a run that was killed as it wrote
-                self.arms[(arm.baseline, arm.label, arm.seed)] = arm
+                self.arms[(arm.declaration, arm.label, arm.seed)] = arm
 
     def get(self, job: Job, seed: int) -> Arm | None:
         """The stored arm, when it is still good."""
-        arm = self.arms.get((job.baseline.name, job.label, seed))
-        good = arm is not None and arm.declaration == job_hash(job) and not identity.changed_modules(arm.context)
-        return arm if good else None
+        arm = self.arms.get((job_hash(job), job.label, seed))
+        return arm if arm is not None and not identity.changed_modules(arm.context) else None
 
     def add(self, arm: Arm) -> None:
         """Append durably."""
-        self.arms[(arm.baseline, arm.label, arm.seed)] = arm
+        self.arms[(arm.declaration, arm.label, arm.seed)] = arm
         with named_os_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "a", encoding="utf-8") as file:
