@@ -6,7 +6,6 @@ tokens fall out of its sight.
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -18,9 +17,7 @@ from underhood.infer.cache import KVCache
 from underhood.infer.filters import draw, keep_min_p, keep_top_k, keep_top_p, penalise_repeats
 from underhood.infer.stream import StopStrings, TextStream
 from underhood.nn.gpt import GPT
-
-if TYPE_CHECKING:
-    from underhood.text.tokenizer import Tokenizer
+from underhood.text.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,7 +93,7 @@ def generate_batch(model: GPT, prompts: Sequence[Sequence[int]], config: SampleC
     return written
 
 
-def stream_text(model: GPT, tokenizer: "Tokenizer", prompt: str, config: SampleConfig, seed: int) -> Iterator[str]:
+def stream_text(model: GPT, tokenizer: Tokenizer, prompt: str, config: SampleConfig, seed: int) -> Iterator[str]:
     """The text that continues ``prompt``, in pieces as it comes.
 
     A piece never ends within a character or within what may become a stop string; what was held back comes at the end. Draws are the stream ``sample``.

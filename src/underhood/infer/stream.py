@@ -6,18 +6,15 @@ may still become one is held back until it is or is not.
 
 import codecs
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from underhood.base.errors import ConfigError
-
-if TYPE_CHECKING:
-    from underhood.text.tokenizer import Tokenizer
+from underhood.text.tokenizer import Tokenizer
 
 
 class TextStream:
     """Tokens in, whole characters out. Bytes that can never be a character become U+FFFD at once; a genuine U+FFFD is passed on at once."""
 
-    def __init__(self, tokenizer: "Tokenizer") -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
@@ -61,7 +58,7 @@ class StopStrings:
         return shown
 
 
-def _bytes_of(tokenizer: "Tokenizer", token: int) -> bytes:
+def _bytes_of(tokenizer: Tokenizer, token: int) -> bytes:
     """The token's own bytes: from a byte-level tokenizer as they are, from one whose tokens are whole characters their UTF-8."""
     decode_bytes: Callable[[list[int]], bytes] | None = getattr(tokenizer, "decode_bytes", None)
     return decode_bytes([token]) if decode_bytes else tokenizer.decode([token]).encode()

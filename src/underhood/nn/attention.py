@@ -186,7 +186,7 @@ class MultiHeadAttention(nn.Module):
         cache: LayerCache | None = None,
     ) -> tuple[Float[Tensor, "B T C"], Float[Tensor, "B H T S"] | None]:
         """``forward``, and the weights of every head (None from a kernel that never holds them)."""
-        q, k, v = (split_heads(p, self.config.n_head) for p in self.project(x, context))
+        q, k, v = (split_heads(p, self.config.n_head) for p in self._project(x, context))
         if self.config.qk_norm:
             q, k = rms_norm(q), rms_norm(k)
         if rotate is not None:
@@ -196,7 +196,7 @@ class MultiHeadAttention(nn.Module):
         mixed, weights = self.kernel(q, k, v, causal=self.config.causal, mask=mask, dropout=self.dropout)
         return self.output(merge_heads(mixed)), weights
 
-    def project(self, x: Float[Tensor, "B T C"], context: Float[Tensor, "B S C"] | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, x: Float[Tensor, "B T C"], context: Float[Tensor, "B S C"] | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries from ``x``, keys and values from ``context`` or from ``x``; each (B T C) or (B S C), heads side by side."""
         if not self.config.fused_qkv:
             source = x if context is None else context
