@@ -6,6 +6,7 @@ copies of a document fall on the same side.
 """
 
 import ast
+import contextlib
 import dataclasses
 import hashlib
 import inspect
@@ -128,10 +129,8 @@ def _cached_tales(stories: int, seed: int) -> tuple[list[str], list[float]]:
         pass
     made = tales.generate(stories, seed)
     texts, bits = [s.text for s in made], [s.bits for s in made]
-    try:
+    with contextlib.suppress(FileSystemError):
         write_atomic(path, json.dumps({"sha256": checksum(texts), "texts": texts, "bits": bits}))
-    except FileSystemError:
-        pass
     return texts, bits
 
 
@@ -158,7 +157,9 @@ def load_stdlib() -> Corpus:
     return from_documents("stdlib", f"standard library of Python {sys.version.split()[0]}", Texts(tuple(t for t in texts if t.strip())))
 
 
-NOT_ENGLISH = frozenset(["test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "turtledemo", "encodings", "pydoc_data", "ensurepip", "__pycache__", "tkinter"])
+NOT_ENGLISH = frozenset(
+    ["test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "turtledemo", "encodings", "pydoc_data", "ensurepip", "__pycache__", "tkinter"]
+)
 
 
 def _modules() -> Iterator[Path]:

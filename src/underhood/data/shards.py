@@ -20,7 +20,7 @@ from underhood.base.files import folder_atomic, read_json
 FORMAT = 1
 META = "shards.json"
 SHARD_TOKENS = 1 << 24
-KINDS = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+KINDS: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

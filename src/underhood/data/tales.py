@@ -67,11 +67,12 @@ def write(grammar: Grammar, rng: random.Random, watch: Watch | None = None) -> S
     """One story, drawn sentence by sentence and slot by slot."""
     world, text, choices = grammar.begin(), "", list[Choice]()
     while True:
-        template, p = _draw(grammar.next_sentence(world), rng)
+        likely = grammar.next_sentence(world)
+        template = pick(likely, rng)
         if not isinstance(template, Template):
-            choices.append(Choice("sentence", END, p))
+            choices.append(Choice("sentence", END, likely[template]))
             return Story(text, tuple(choices))
-        choices.append(Choice("sentence", template.name, p))
+        choices.append(Choice("sentence", template.name, likely[template]))
         text += " " if text else ""
         said: dict[str, str] = {}
         for before, slot in template.parts:
@@ -90,14 +91,18 @@ def draw(options: Options, rng: random.Random) -> tuple[str, float]:
     """A filler and its probability."""
     if isinstance(options, tuple):
         return options[rng.randrange(len(options))], 1 / len(options)
-    return _draw(options, rng)
+    filler = pick(options, rng)
+    return filler, options[filler] / sum(options.values())
 
 
-def _draw(weights: Mapping[T, float], rng: random.Random) -> tuple[T, float]:
-    total = sum(weights.values())
-    at = rng.random() * total
-    for choice, weight in weights.items():
-        at -= weight
-        if at < 0:
-            break
-    return choice, weight / total
+def pick(weights: Mapping[T, float], rng: random.Random) -> T:
+    """One of the keys, as often as its weight says."""
+    return rng.choices(tuple(weights), tuple(weights.values()))[0]
+
+
+def probabilities(options: Options) -> list[tuple[str, float]]:
+    """Every filler with its probability, as ``draw`` has it."""
+    if isinstance(options, tuple):
+        return [(filler, 1 / len(options)) for filler in options]
+    total = sum(options.values())
+    return [(filler, weight / total) for filler, weight in options.items()]

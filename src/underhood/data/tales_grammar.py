@@ -44,6 +44,7 @@ class Grammar:
     templates: tuple[Template, ...]
     body: int = 6  # sentences before an ending is possible
     most: int = 10  # sentences after which the ending follows
+    longest: int = 400  # characters after which the ending follows: every tale fits in 256 tokens
 
     def begin(self) -> World:
         return World(self.words)
@@ -73,7 +74,7 @@ class Grammar:
             return {"moral": 0.5, END: 0.5} if world.closing == 1 else {END: 1.0}
         if world.pending:
             return {"answer": 1.0}
-        if world.n >= self.most:
+        if world.n >= self.most or world.length >= self.longest:
             return {"ending": 1.0}
         if world.n < 4:
             return {"fact": 0.6, "recall": 0.12, "filler": 0.28}
@@ -98,12 +99,12 @@ def _join(world: World, said: Said) -> None:
 
 
 def _put(world: World, said: Said) -> None:
-    world.state("place", said["newthing"], said["spot"])
+    world.state("place", said["newthing"], said["spot"], note=world.person(said["one"]))
     world.state("colour", said["newthing"], said["newcolour"])
 
 
 def _move(world: World, said: Said) -> None:
-    world.state("place", said["placed"], said["spot"])
+    world.state("place", said["placed"], said["spot"], note=world.person(said["one"]))
 
 
 def _give(world: World, said: Said) -> None:
@@ -194,13 +195,19 @@ def _close(world: World, said: Said) -> None:
 
 def say(template: Template, world: World, said: Said) -> None:
     """Let the sentence change ``world``: its effect, whom the next pronoun means, and one sentence more."""
-    subject, newcomers = subject_of(said), world.cast
-    topic = world.person(subject) if subject else ""
+    topic = _topic(template, world, said)
     template.effect(world, said)
-    if template.kind == "open" and len(world.cast) > len(newcomers) + 1:
-        topic = BOTH
     world.topic = topic
     world.n += 1
+    world.length += 1 + sum(len(before) for before, _ in template.parts) + sum(map(len, said.values()))
+
+
+def _topic(template: Template, world: World, said: Said) -> str:
+    """Whom «she», «he» or «they» means after this sentence; nobody where it could be either of two."""
+    if "newname2" in said or {"name", "other"} <= said.keys():
+        return BOTH
+    subject = subject_of(said)
+    return world.person(subject) if subject and template.name != "join" else ""
 
 
 # --- when each may be said -------------------------------------------------------------------------------------------
@@ -258,7 +265,7 @@ TEMPLATES = (
     Template("go alone", "open", "{time}, {newname} went to the {setting}.", _always(1), _open_with),
     Template("child", "open", "{newname} was a {nature} {child} who loved the {setting}.", _always(1), _open_with),
     Template("pair", "open", "{newname} and {their} {relation} {newname2} were {at}.", _always(2), _open_with),
-    Template("join", "fact", "{lead}{name}'s {relation} {newname} came too.", _if_one(2), _join),
+    Template("join", "fact", "{lead}{name}'s {relation} {newname} came too.", lambda w: _if_one(2.5)(w) * (w.n < 5), _join),
     # facts
     Template("put", "fact", "{lead}{one} {verb} {article} {newcolour} {newthing} {spot}.", _if_things(3), _put),
     Template("move", "fact", "{lead}{one} took the {placed} and put it {spot}.", _if_open("place", 1), _move),
@@ -268,13 +275,17 @@ TEMPLATES = (
     Template("feel", "fact", "{unfelt} {was} {feeling} because {reason}.", _if_new("feeling", 1.5), _feel),
     Template("like", "fact", "{unliked} liked {favourite} best of all.", _if_new("likes", 1.5), _like),
     Template("have", "fact", "{uncounted} had {start} {item}.", _if_new("count", 1.5), _have),
-    Template("find", "fact", "{lead}{gainer} found {more} more {gained}.", _some_count(1, 10, 3), _find),
-    Template("lose", "fact", "{lead}{loser} lost {fewer} of the {lost}.", _some_count(3, 12, 2), _lose),
+    Template("find", "fact", "{lead}{gainer} found {more} more {gained}.", _some_count(1, 10, 8), _find),
+    Template("lose", "fact", "{lead}{loser} lost {fewer} of the {lost}.", _some_count(3, 12, 4), _lose),
     Template("order", "fact", "First {orderer} {deed}, then {heshe} {deed2}, and last of all {heshe2} {deed3}.", _if_new("first", 1), _order),
     # coming back to them
     Template("where", "recall", "Where was the {placed}?", _if_open("place", 1), _ask("place", "placed")),
-    Template("where is", "recall", '"Where is the {placed}?" asked {speaker}.', _if_open("place", 1.5, two=True), _ask("place", "placed", "speaker")),
+    Template("where is", "recall", '"Where is the {placed}?" asked {seeker}.', _if_open("place", 1.5, two=True), _ask("place", "placed", "seeker")),
     Template("still", "recall", "The {placed} was still {lies}.", _if_open("place", 0.7), _come_back("place", "placed")),
+    Template("plays", "recall", "{petowner} played with {pet}.", _if_open("pet", 0.8), _come_back("pet", "petowner")),
+    Template("still feels", "recall", "{felt} was still {still}.", _if_open("feeling", 0.6), _come_back("feeling", "felt")),
+    Template("still likes", "recall", "{liker} still liked {loved} best of all.", _if_open("likes", 0.6), _come_back("likes", "liker")),
+    Template("belongs", "recall", "The {owned} belonged to {owner} now.", _if_open("owner", 1), _come_back("owner", "owned")),
     Template("colour", "recall", "What colour was the {coloured}?", _if_open("colour", 1), _ask("colour", "coloured")),
     Template("who has", "recall", "Who had the {owned} now?", _if_open("owner", 1.5), _ask("owner", "owned")),
     Template("pet name", "recall", "What was the name of {petowner}'s {petkind}?", _if_open("pet", 1), _ask("pet", "petowner")),
@@ -282,8 +293,8 @@ TEMPLATES = (
     Template("why", "recall", "Why was {moved} {feels}?", _if_open("reason", 0.8), _ask("reason", "moved")),
     Template("what", "recall", "What did {liker} like best?", _if_open("likes", 1), _ask("likes", "liker")),
     Template("what do you", "recall", '"What do you like best?" asked {asker}.', _can_ask_other, _ask_other),
-    Template("now", "recall", "Now {counter} had {total} {counted}.", _if_open("count", 3), _total),
-    Template("how many", "recall", "How many did {counter} have now?", _if_open("count", 1.5), _ask("count", "counter")),
+    Template("now", "recall", "Now {counter} had {total} {counted}.", _if_open("count", 5), _total),
+    Template("how many", "recall", "How many did {counter} have now?", _if_open("count", 2), _ask("count", "counter")),
     Template("first", "recall", "What did {starter} do first?", _if_open("first", 1), _ask("first", "starter")),
     Template("last", "recall", "What did {finisher} do last?", _if_open("last", 1), _ask("last", "finisher")),
     # answers
@@ -301,8 +312,11 @@ TEMPLATES = (
     Template("seen", "filler", "The {head} that {name} saw {was} {condition}.", _always(1), _nothing),
     Template("habit", "filler", '"The {head} {near} {habit} {manner}," said {speaker}.', _always(2), _nothing),
     Template("watch", "filler", "{lead}{some} {was} watching the {head}.", _always(1), _nothing),
-    Template("rest", "filler", "{some} (who {was} a little tired) sat down {spot}.", _always(0.7), _nothing),
-    Template("sit", "filler", "{lead}{some} sat down {spot} ({aside}).", _if_unused("asides", 0.8), _use("aside")),
+    Template("but", "filler", "The {head} {near} {was} {condition}, but the {head2} {was2} {condition2}.", _always(0.7), _nothing),
+    Template("rest", "filler", "{name} (who {was} {mood}) sat down {seat}.", _if_unused("moods", 0.5), _use("mood")),
+    Template("both", "filler", "{name} and {other} (who {was} {mood}) sat down {seat}.", lambda w: _if_two(0.5)(w) * _if_unused("moods", 1)(w), _use("mood")),
+    Template("sit", "filler", "{lead}{some} sat down {seat} ({aside}).", _if_unused("asides", 0.7), _use("aside")),
+    Template("think", "filler", "{lead}{some} {thought} {their} {matter}.", _always(1), _nothing),
     Template("weather", "filler", "{weather}", _if_unused("weather", 0.8), _use("weather")),
     Template("remark", "filler", '"{remark}" said {speaker}.', _if_unused("remarks", 1), _use("remark")),
     # the end

@@ -102,6 +102,11 @@ def _spot(world: World, said: Said) -> Options:
     return tuple(spot for spot in setting.spots if spot not in world.values("place")) if setting else NOTHING
 
 
+def _seat(world: World, said: Said) -> Options:
+    setting = world.words.setting.get(world.setting)
+    return setting.seats if setting else NOTHING
+
+
 def _new(field: str, kind: str) -> Filler:
     """A filler that is no value of a fact of this kind yet, so that a question has one answer."""
     return lambda world, said: tuple(word for word in getattr(world.words, field) if word not in world.values(kind))
@@ -152,6 +157,12 @@ def _kept(world: World, said: Said) -> Options:
     return tuple(thing for thing in world.about("owner") if world.facts["owner"][thing].value == said["keeper"])
 
 
+def _seeker(world: World, said: Said) -> Options:
+    """Who can ask where a thing is: not the one who put it there."""
+    fact = world.fact("place", said["placed"])
+    return tuple(name for name in world.cast if not fact or name != fact.note)
+
+
 def _asker(world: World, said: Said) -> Options:
     """Who can ask the other what they like best."""
     return tuple(name for name in world.cast if len(world.cast) == 2 and all(other == name or other in world.open("likes") for other in world.cast))
@@ -191,8 +202,9 @@ def _fewer(world: World, said: Said) -> Options:
 
 
 def is_plural(world: World, said: Said) -> bool:
-    """Whether the subject of this sentence takes «were»."""
-    return said["head"] in world.words.plurals if "head" in said and "some" not in said else subject_of(said).lower() == "they"
+    """Whether the last subject takes «were»: a creature by its form, people by how many they are."""
+    heads = [filler for slot, filler in said.items() if slot_kind(slot) == "head"]
+    return heads[-1] in world.words.plurals if heads else subject_of(said).lower() == "they" or "other" in said
 
 
 def _was(world: World, said: Said) -> Options:
@@ -239,15 +251,12 @@ def _at(world: World, said: Said) -> Options:
     return tuple(f"{s.at} the {s.name}" for s in world.words.settings)
 
 
-def _weighted(weights: Mapping[str, float]) -> Slot:
-    return Slot(lambda world, said: weights, lambda words: weights)
-
-
 def _person(options: Filler, vocabulary: Callable[[Words], Iterable[str]] = _names) -> Slot:
     return Slot(options, vocabulary, "names")
 
 
-SUBJECTS = ("some", "one", "unliked", "uncounted", "unfelt", "petless", "keeper", "gainer", "loser", "speaker", "asker", "name", "orderer", "newname")
+LEADS = {"": 0.7, "Then ": 0.12, "Soon ": 0.06, "Later, ": 0.06, "After that, ": 0.06}
+SUBJECTS = ("some", "one", "unliked", "uncounted", "unfelt", "petless", "keeper", "gainer", "loser", "speaker", "asker", "seeker", "name", "orderer", "newname")
 
 SLOTS: Mapping[str, Slot] = {
     # who: those of the skill "names" must be people whom the tale has introduced
@@ -264,6 +273,7 @@ SLOTS: Mapping[str, Slot] = {
     "other": _person(_other),
     "answerer": _person(_answerer),
     "asker": _person(_asker),
+    "seeker": _person(_seeker),
     "keeper": _person(_keeper),
     "gainer": _person(_gainer),
     "loser": _person(_loser),
@@ -288,6 +298,10 @@ SLOTS: Mapping[str, Slot] = {
     "lies": Slot(_known("place", "placed"), _spots, "recall"),
     "petkind": Slot(_known("pet", "petowner", note=True), lambda words: words.pets),
     "feels": Slot(_known("feeling", "moved"), lambda words: words.reasons, "recall"),
+    "still": Slot(_known("feeling", "felt"), lambda words: words.reasons, "recall"),
+    "owner": Slot(_known("owner", "owned"), _names, "recall"),
+    "pet": Slot(_known("pet", "petowner"), lambda words: words.pet_names, "recall"),
+    "loved": Slot(_known("likes", "liker"), lambda words: words.favourites, "recall"),
     "answer": Slot(_answer, _answers, answer_skill),
     "total": Slot(_known("count", "counter"), lambda words: words.numbers, "counting"),
     "counted": Slot(_known("count", "counter", note=True), lambda words: words.items),
@@ -304,6 +318,7 @@ SLOTS: Mapping[str, Slot] = {
     "newthing": Slot(_new_thing, _things),
     "newcolour": Slot(_new("colours", "colour"), lambda words: words.colours),
     "spot": Slot(_spot, _spots),
+    "seat": Slot(_seat, lambda words: dict.fromkeys(seat for setting in words.settings for seat in setting.seats)),
     "newpet": _any("pets"),
     "petname": Slot(_new("pet_names", "pet"), lambda words: words.pet_names),
     "feeling": Slot(lambda world, said: tuple(world.words.reasons), lambda words: words.reasons),
@@ -315,7 +330,7 @@ SLOTS: Mapping[str, Slot] = {
     "item": _any("items"),
     "deed": Slot(lambda world, said: tuple(d for d in world.words.deeds if d not in said.values()), lambda words: words.deeds),
     # the rest
-    "lead": _weighted({"": 0.7, "Then ": 0.12, "Soon ": 0.06, "Later, ": 0.06, "After that, ": 0.06}),
+    "lead": Slot(lambda world, said: LEADS if world.n > 1 else ("",), lambda words: LEADS),
     "close": _among("At last, ", "In the end, ", "That evening, "),
     "verb": _among("put", "left", "hid"),
     "time": _any("times"),
@@ -323,8 +338,11 @@ SLOTS: Mapping[str, Slot] = {
     "size": _any("sizes"),
     "condition": _any("conditions"),
     "manner": _any("manners"),
+    "thought": _any("thoughts"),
+    "matter": _any("matters"),
     "weather": _once("weather"),
     "remark": _once("remarks"),
+    "mood": _once("moods"),
     "aside": _once("asides"),
     "ending": _any("endings"),
     "moral": _any("morals"),

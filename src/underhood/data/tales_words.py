@@ -14,6 +14,7 @@ class Setting:
     name: str
     at: str  # "in", "at" or "on": «they were at the beach»
     spots: tuple[str, ...]  # «under the bench»
+    seats: tuple[str, ...]  # where a person can sit
     creatures: tuple[tuple[str, str], ...]
     marks: tuple[tuple[str, str], ...]  # what a creature can be near; its number must not mislead the verb
 
@@ -39,9 +40,12 @@ class Words:
     conditions: tuple[str, ...]  # what a creature was
     habits: tuple[tuple[str, str], ...]  # what a creature does: (singular, plural) in the present tense
     manners: tuple[str, ...]
+    thoughts: tuple[str, ...]  # «talked about»
+    matters: tuple[str, ...]  # «her homework»
     weather: tuple[str, ...]
     remarks: tuple[str, ...]
     asides: tuple[str, ...]
+    moods: tuple[str, ...]
     endings: tuple[str, ...]
     morals: tuple[str, ...]
     numbers: tuple[str, ...] = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
@@ -76,105 +80,122 @@ class Words:
         return dict(self.feelings)
 
 
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(text.split(", "))
+
+
 def _pairs(text: str) -> tuple[tuple[str, str], ...]:
-    """``"dog dogs, fox foxes"`` as pairs; a single word forms its plural with s."""
+    """``"dog, fox/foxes"`` as (singular, plural); a word alone adds an s."""
     split = [pair.split("/") for pair in text.split(", ")]
     return tuple((p[0], p[1] if len(p) > 1 else p[0] + "s") for p in split)
 
 
-def _setting(name: str, at: str, spots: str, creatures: str, marks: str) -> Setting:
-    near = tuple((f"near the {one}", f"near the {many}") for one, many in _pairs(marks))
-    return Setting(name, at, tuple(spots.split(", ")), _pairs(creatures), near)
+def _setting(name: str, at: str, **lists: str) -> Setting:
+    near = tuple((f"near the {one}", f"near the {many}") for one, many in _pairs(lists["marks"]))
+    return Setting(name, at, _list(lists["spots"]), _list(lists["seats"]), _pairs(lists["creatures"]), near)
 
 
 SETTINGS = (
     _setting(
         "garden",
         "in",
-        "under the bench, behind the shed, in the basket, beside the gate, on the wall, under the rose bush, in the flowerpot, behind the hedge",
-        "rabbit, bee, snail, robin",
-        "flower, fence, apple tree, path",
+        spots="under the bench, behind the shed, in the basket, beside the gate, on the wall, under the rose bush, in the flowerpot, behind the hedge",
+        seats="under the old pear tree, on the lawn, near the roses",
+        creatures="rabbit, bee, snail, robin",
+        marks="flower, fence, apple tree, path",
     ),
     _setting(
         "park",
         "in",
-        "under the slide, on the swing, behind the big oak, beside the fountain, in the sandpit, behind the statue, on the grass, in the bushes",
-        "dog, squirrel, pigeon, child/children",
-        "kite, bench/benches, lamp post, pond",
+        spots="under the slide, on the swing, behind the big oak, beside the fountain, in the sandpit, behind the statue, on the grass, in the bushes",
+        seats="on a bench, under a tree, by the lake",
+        creatures="dog, squirrel, pigeon, child/children",
+        marks="kite, bench/benches, lamp post, pond",
     ),
     _setting(
         "beach",
         "at",
-        "under the towel, in the bucket, behind the rock, beside the boat, on the pier, in the cave, under the umbrella, in the wet sand",
-        "crab, gull, seal, sailor",
-        "wave, tent, shell, sandcastle",
+        spots="under the towel, in the bucket, behind the rock, beside the boat, on the pier, in the cave, under the umbrella, in the wet sand",
+        seats="on the warm sand, on a big rock, near the water",
+        creatures="crab, gull, seal, sailor",
+        marks="wave, tent, shell, sandcastle",
     ),
     _setting(
         "farm",
         "on",
-        "in the barn, behind the tractor, on the cart, under the hay, beside the well, in the stable, in the henhouse, behind the mill",
-        "cow, goose/geese, pig, farmer",
-        "haystack, field, duck pond, plough",
+        spots="in the barn, behind the tractor, on the cart, under the hay, beside the well, in the stable, in the henhouse, behind the mill",
+        seats="on a hay bale, by the fence, near the barn door",
+        creatures="cow, goose/geese, pig, farmer",
+        marks="haystack, field, duck pond, plough",
     ),
     _setting(
         "forest",
         "in",
-        "in the hollow tree, under the bridge, behind the fallen log, beside the stream, on the stump, in the cabin, in the tall grass, under the ferns",
-        "fox/foxes, owl, deer mouse/deer mice, hunter",
-        "pine tree, trail, mushroom, stone",
+        spots="in the hollow tree, under the bridge, behind the fallen log, beside the stream, on the stump, in the cabin, in the tall grass, under the ferns",
+        seats="on a mossy log, under a tall tree, by the campfire",
+        creatures="fox/foxes, owl, deer mouse/deer mice, hunter",
+        marks="pine tree, trail, mushroom, stone",
     ),
     _setting(
         "kitchen",
         "in",
-        "in the cupboard, on the shelf, under the table, behind the stove, beside the sink, in the drawer, on the windowsill, in the teapot",
-        "cat, mouse/mice, cook, visitor",
-        "pot, plate, stool, oven",
+        spots="in the cupboard, on the shelf, under the table, behind the stove, beside the sink, in the drawer, on the windowsill, in the teapot",
+        seats="at the table, near the window, by the warm oven",
+        creatures="cat, mouse/mice, cook, visitor",
+        marks="pot, plate, stool, oven",
     ),
     _setting(
         "library",
         "in",
-        "on the desk, under the chair, behind the curtain, on the top shelf, beside the globe, in the book bag, on the stairs, under the rug",
-        "student, teacher, spider, reader",
-        "bookcase, window, map, door",
+        spots="on the desk, under the chair, behind the curtain, on the top shelf, beside the globe, in the book bag, on the stairs, under the rug",
+        seats="in the soft chair, by the window, on the carpet",
+        creatures="student, teacher, spider, reader",
+        marks="bookcase, window, map, door",
     ),
     _setting(
         "market",
         "at",
-        "under the stall, in the crate, on the counter, behind the barrels, beside the flower cart, in the sack, behind the tent, on the scales",
-        "baker, singer, pony/ponies, woman/women",
-        "melon, basket, clown, lantern",
+        spots="under the stall, in the crate, on the counter, behind the barrels, beside the flower cart, in the sack, behind the tent, on the scales",
+        seats="on an empty box, by the tea stall, near the fountain",
+        creatures="baker, singer, pony/ponies, woman/women",
+        marks="melon, basket, clown, lantern",
     ),
     _setting(
         "castle",
         "in",
-        "in the tower, under the throne, behind the tapestry, on the drawbridge, beside the armour, in the wooden chest, in the well, under the stairs",
-        "knight, guard, horse, prince/princes",
-        "torch/torches, flag, cannon, arch/arches",
+        spots="in the tower, under the throne, behind the tapestry, on the drawbridge, beside the armour, in the wooden chest, in the well, under the stairs",
+        seats="on the stone steps, by the fireplace, near the window",
+        creatures="knight, guard, horse, prince/princes",
+        marks="torch/torches, flag, cannon, arch/arches",
     ),
     _setting(
         "station",
         "at",
-        "under the seat, on the platform, behind the ticket booth, in the suitcase, beside the clock, in the waiting room, on the trolley, in the letterbox",
-        "porter, driver, passenger, man/men",
-        "train, sign, ladder, signal",
+        spots="under the seat, on the platform, behind the ticket booth, in the suitcase, "
+        "beside the clock, in the waiting room, on the trolley, in the letterbox",
+        seats="on a bench, by the window, near the exit",
+        creatures="porter, driver, passenger, man/men",
+        marks="train, sign, ladder, signal",
     ),
 )
 
 WORDS = Words(
-    girls=tuple(["Mia", "Anna", "Lucy", "Emma", "Sara", "Nora", "Ella", "Ruth", "Lily", "Zoe", "Ivy", "Clara", "Ada", "Maya", "Nina", "Rosa", "Tess", "Jane", "Kate", "Meg", "Olga", "Hana", "Fay", "Dora"]),
-    boys=tuple(["Tom", "Ben", "Sam", "Leo", "Max", "Jack", "Oscar", "Finn", "Hugo", "Noah", "Omar", "Paul", "Adam", "Luke", "Ravi", "Ted", "Carl", "Eric", "Ivan", "Joe", "Kofi", "Pete", "Theo", "Yusuf"]),
+    girls=_list("Mia, Anna, Lucy, Emma, Sara, Nora, Ella, Ruth, Lily, Zoe, Ivy, Clara, Ada, Maya, Nina, Rosa, Tess, Jane, Kate, Meg, Olga, Hana, Fay, Dora"),
+    boys=_list("Tom, Ben, Sam, Leo, Max, Jack, Oscar, Finn, Hugo, Noah, Omar, Paul, Adam, Luke, Ravi, Ted, Carl, Eric, Ivan, Joe, Kofi, Pete, Theo, Yusuf"),
     settings=SETTINGS,
-    times=tuple(
-        ["One sunny morning", "One warm day", "One cold morning", "One windy day", "One quiet afternoon", "On Monday", "On Saturday", "Early one morning", "Late one afternoon", "After lunch", "After school", "One day in spring", "One day in autumn", "On a rainy day"]
+    times=_list(
+        "One sunny morning, One warm day, One cold morning, One windy day, One quiet afternoon, On Monday, On Saturday, Early one morning, "
+        "Late one afternoon, After lunch, After school, One day in spring, One day in autumn, On a rainy day"
     ),
-    natures=tuple(["kind", "brave", "quiet", "clever", "shy", "cheerful", "careful", "funny"]),
-    things=tuple(
-        ["ball", "hat", "kite", "key", "book", "cup", "doll", "drum", "bell", "lamp", "scarf", "puzzle", "ribbon", "coin", "whistle", "spoon", "mirror", "notebook", "paintbrush", "shoe", "glove", "blanket", "lantern", "marble", "feather", "button", "flute", "jar", "compass", "rope"]
+    natures=_list("kind, brave, quiet, clever, shy, cheerful, careful, funny"),
+    things=_list(
+        "ball, hat, kite, key, book, cup, doll, drum, bell, lamp, scarf, puzzle, ribbon, coin, whistle, spoon, mirror, notebook, paintbrush, shoe, "
+        "glove, blanket, lantern, marble, feather, button, flute, jar, compass, rope"
     ),
-    colours=tuple(["red", "blue", "green", "yellow", "purple", "orange", "pink", "black", "white", "brown"]),
-    pets=tuple(["puppy", "kitten", "parrot", "hamster", "lizard", "turtle", "lamb", "frog", "goat", "hedgehog"]),
-    pet_names=tuple(["Biscuit", "Pepper", "Shadow", "Lucky", "Muffin", "Rocket", "Ginger", "Pickle", "Bubbles", "Domino", "Noodle", "Patch", "Tiger", "Waffle", "Ziggy", "Cocoa"]),
-    sizes=tuple(["small", "young", "clever", "noisy", "sleepy", "gentle"]),
+    colours=_list("red, blue, green, yellow, purple, orange, pink, black, white, brown"),
+    pets=_list("puppy, kitten, parrot, hamster, lizard, turtle, lamb, frog, goat, hedgehog"),
+    pet_names=_list("Biscuit, Pepper, Shadow, Lucky, Muffin, Rocket, Ginger, Pickle, Bubbles, Domino, Noodle, Patch, Tiger, Waffle, Ziggy, Cocoa"),
+    sizes=_list("small, young, clever, noisy, sleepy, gentle"),
     feelings=(
         ("happy", ("the sun was out", "there was cake for tea", "it was a holiday")),
         ("sad", ("the holiday was over", "the rain had spoiled the picnic", "a good friend had moved away")),
@@ -185,10 +206,11 @@ WORDS = Words(
         ("proud", ("the tower was finished", "the race was won", "the song had gone well")),
         ("bored", ("there was nothing to do", "the game was too easy", "the rain did not stop")),
     ),
-    favourites=tuple(
-        ["cats", "dogs", "horses", "trains", "stars", "songs", "stories", "boats", "puzzles", "dinosaurs", "flowers", "kites", "drums", "robots", "castles", "snowmen", "pancakes", "cookies", "mountains", "rainbows"]
+    favourites=_list(
+        "cats, dogs, horses, trains, stars, songs, stories, boats, puzzles, dinosaurs, flowers, kites, drums, robots, castles, snowmen, pancakes, "
+        "cookies, mountains, rainbows"
     ),
-    items=tuple(["apples", "pears", "plums", "nuts", "eggs", "shells", "stones", "stamps", "cards", "coins", "buns", "carrots", "cherries", "acorns", "pencils", "feathers", "beads", "sweets"]),
+    items=_list("apples, pears, plums, nuts, eggs, shells, stones, stamps, cards, coins, buns, carrots, cherries, acorns, pencils, feathers, beads, sweets"),
     deeds=(
         "fed the ducks",
         "climbed a tree",
@@ -215,9 +237,11 @@ WORDS = Words(
         "watched the clouds",
         "danced in a circle",
     ),
-    conditions=tuple(["asleep", "very loud", "quite old", "hungry", "busy", "wet", "friendly", "in a hurry", "very calm", "lost"]),
+    conditions=_list("asleep, very loud, quite old, hungry, busy, wet, friendly, in a hurry, very calm, lost"),
     habits=_pairs("sings/sing, hides/hide, waits/wait, eats/eat, works/work, plays/play, rests/rest, moves/move"),
-    manners=tuple(["every day", "at night", "all day long", "in the morning", "very quietly", "when it rains"]),
+    manners=_list("every day, at night, all day long, in the morning, very quietly, when it rains"),
+    thoughts=_list("talked about, thought of, forgot about, told a story about"),
+    matters=_list("homework, holidays, old house, new school, toys, grandmother, dreams, favourite game, birthday, plans"),
     weather=(
         "The sun was warm.",
         "A cold wind blew.",
@@ -245,13 +269,14 @@ WORDS = Words(
     asides=(
         "it was nearly noon",
         "nobody was looking",
-        "this took a long time",
-        "it was hard work",
         "there was no hurry",
-        "the ground was still wet",
-        "it was a good place to sit",
-        "the grass was soft there",
+        "it was a good place to rest",
+        "the day was still long",
+        "it was quiet there",
+        "this was the best seat",
+        "it was getting late",
     ),
+    moods=_list("a little tired, quite hungry, very warm, out of breath"),
     endings=(
         "went home",
         "said goodbye",

@@ -32,6 +32,7 @@ class World:
     used: frozenset[str] = frozenset()  # weather, asides and the like are said once
     pending: tuple[str, str, str] | None = None  # a question that waits for its answer: (kind, whom or what, who asks)
     n: int = 0  # sentences so far
+    length: int = 0  # characters so far
     recalls: int = 0
     closing: int = 0  # 1 after the ending, 2 after the moral
 
