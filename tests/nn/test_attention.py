@@ -96,6 +96,9 @@ def test_a_row_with_nothing_to_attend_to_is_named() -> None:
     mask[1, 0, 2] = False
     with pytest.raises(ShapeError, match=r"mask row \[1, 0, 2\]: query 2 has nothing to attend to"):
         hide(torch.zeros(2, 1, 3, 3), mask)
+    for kernel in ("plain", "sdpa"):
+        with pytest.raises(ShapeError, match="query 2"):
+            layer(kernel=kernel)(gaussian(2, 3, 12), mask=mask)
 
 
 def test_large_scores_do_not_overflow() -> None:

@@ -46,14 +46,19 @@ def causal_mask(T: int, S: int | None = None, *, device: torch.device | str | No
     return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
 
 
-def hide(scores: Float[Tensor, "... T S"], mask: Bool[Tensor, "... T S"] | None) -> Float[Tensor, "... T S"]:
-    """``scores`` with -inf where the mask is False, so that softmax gives these exactly 0. A row with nothing left is a ``ShapeError`` that names it."""
-    if mask is None:
-        return scores
+def require_visible(mask: Bool[Tensor, "... T S"]) -> None:
+    """Raise ``ShapeError`` naming the first query that may look nowhere: softmax over nothing is 0/0."""
     nothing = ~mask.any(-1)
     if nothing.any():
         row = nothing.nonzero()[0].tolist()
         raise ShapeError(f"query {row[-1]} has nothing to attend to", where=f"mask row {row}", remedy="Let every query see at least one key: itself.")
+
+
+def hide(scores: Float[Tensor, "... T S"], mask: Bool[Tensor, "... T S"] | None) -> Float[Tensor, "... T S"]:
+    """``scores`` with -inf where the mask is False, so that softmax gives these exactly 0. A row with nothing left is a ``ShapeError`` that names it."""
+    if mask is None:
+        return scores
+    require_visible(mask)
     return scores.masked_fill(~mask, -math.inf)
 
 
@@ -120,6 +125,8 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, mask: Tensor | None, 
     Its dropout draws from torch's global generator, so while dropout is active this is ``plain``.
     """
     T, S = q.shape[-2], k.shape[-2]
+    if mask is not None:
+        require_visible(mask)
     if dropout.training and dropout.p > 0:
         return plain(q, k, v, causal=causal, mask=mask, dropout=dropout)
     if causal and (mask is not None or T not in (1, S)):
@@ -147,7 +154,10 @@ class AttentionConfig:
 
 
 class MultiHeadAttention(nn.Module):
-    """Stage 4: project to queries, keys and values, attend in each head, join the heads, project back."""
+    """Stage 4: project to queries, keys and values, attend in each head, join the heads, project back.
+
+    Its linear layers are called ``qkv`` (or ``query``, ``key`` and ``value``) and ``output``.
+    """
 
     def __init__(self, config: AttentionConfig) -> None:
         super().__init__()

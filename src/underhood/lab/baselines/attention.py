@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from underhood.base.config import get_part, part
-from underhood.base.errors import NonFinite
+from underhood.base.errors import NonFinite, ShapeError
 from underhood.base.rng import stream_seed
 from underhood.data.sampler import Batches, RandomSampler, SequentialSampler
 from underhood.data.tales import VERSION, generate
@@ -100,6 +100,7 @@ def properties(config: RowsConfig, seed: int) -> dict[str, bool]:
         return {
             "rows_sum_to_one": row_sum_error(weights) <= EXACT,
             "within_values": within_values(out, v),
+            "empty_row_is_refused": refuses_empty_row(config, q, k, v),
             "causal": past_stands(layer, x),
             "past_is_averaged": paths_differ(average_past(v), v.cumsum(1) / torch.arange(1, T + 1).unsqueeze(-1)) <= EXACT,
             "heads_are_slices": paths_differ(split_heads(x, H)[:, 1], x[..., D : 2 * D]) == 0,
@@ -113,6 +114,17 @@ def within_values(out: Float[Tensor, "B T D"], v: Float[Tensor, "B T D"]) -> boo
     """A weighted mean lies between the smallest and the largest of what it may look at."""
     low, high = v.cummin(1).values - EXACT, v.cummax(1).values + EXACT
     return bool(((out >= low) & (out <= high)).all())
+
+
+def refuses_empty_row(config: RowsConfig, q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether a query that may look nowhere is an error."""
+    mask = causal_mask(q.shape[1])
+    mask[3] = False
+    try:
+        get_part(config, "attend")(q, k, v, mask)
+    except ShapeError:
+        return True
+    return False
 
 
 def past_stands(layer: MultiHeadAttention, x: Float[Tensor, "B T C"]) -> bool:
@@ -190,7 +202,7 @@ def fit(model: GPT, ids: np.ndarray, config: TrainedConfig, seed: int, watch: Wa
     for step in range(config.steps):
         x, y = batches.next()
         loss = cross_entropy(model(x), y)
-        losses.append(float(loss))
+        losses.append(loss.item())
         if not np.isfinite(losses[-1]):
             raise NonFinite("the training loss", step=step)
         optimizer.zero_grad()
@@ -219,6 +231,7 @@ def blind_loss(model: GPT, x: Int[Tensor, "B T"], y: Int[Tensor, "B T"]) -> floa
 PROPERTIES = {
     "rows_sum_to_one": "the weights of every row sum to 1",
     "within_values": "every output lies between the smallest and the largest value in sight",
+    "empty_row_is_refused": "a query with nothing to attend to is an error",
     "causal": "no output moves when only the future changes",
     "past_is_averaged": "stage 1 gives the running mean",
     "heads_are_slices": "head h is columns hD to (h+1)D of every position",
