@@ -65,13 +65,13 @@ def mark_done(course: Path, slug: str, day: datetime.date) -> None:
 
 def where() -> str:
     """Where the person is, and the one next command."""
-    from underhood.lab.project import load_syllabus
+    from underhood.projects.registry import syllabus
 
     course = find_course()
     if course is None:
         tried = Path("runs").is_dir()
         return "You are not in a course folder. " + ("Make one: underhood init course" if tried else "See everything in four minutes: underhood demo")
-    projects, finished = load_syllabus(), done(course)
+    projects, finished = syllabus(), done(course)
     left = [p for p in projects if p.slug not in finished]
     state = f"You are in the course folder {course}: {len(projects) - len(left)} of {len(projects)} projects run. "
     return state + (f"Next, {left[0].title}: underhood run {left[0].slug}" if left else "Look back: underhood list")
