@@ -1,6 +1,7 @@
 """``underhood list``: the projects, one project's layer, checks and breaks, and the kill matrix (which check sees which break)."""
 
 import itertools
+import string
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from underhood.lab.sabotage import Sabotage
 
 STAGES = ("layer", "checks", "breaks", "records", "starter", "chapter")
+PLACE = {"layer": "lives in", "checks": "is checked in", "breaks": "is broken in"}
 YES, NO = "●", "·"
+LETTERS = string.ascii_lowercase + string.ascii_uppercase + string.digits
 
 
 def command(
@@ -71,13 +74,13 @@ def _break(sabotage: "Sabotage") -> dict[str, Any]:
 
 def _page(project: Project) -> str:
     about = _describe(project)
-    where = [("lives in", ", ".join(about["files"]["layer"]))]
-    where += [(words, about["files"][stage]) for stage, words in (("checks", "is checked in"), ("breaks", "is broken in")) if stage in about["files"]]
+    files = {"layer": ", ".join(about["files"]["layer"]), **{stage: about["files"][stage] for stage in _declared(project)}}
+    where = [(PLACE[stage], file) for stage, file in files.items()]
     lines = [f"{project.number}  {project.title}", console.paragraph(f"{project.part}; {project.hours:g} hours, about {project.lines} lines of your own"), ""]
     lines += [
         console.columns(where, indent=console.GAP),
         "",
-        "Seams, which a learner writes",
+        "What a learner writes",
         console.columns([(s,) for s in project.owns], indent=console.GAP),
     ]
     if about["checks"]:
@@ -140,25 +143,17 @@ def _matrix_plain(project: Project, matrix: "KillMatrix") -> dict[str, Any]:
 
 
 def _matrix_text(project: Project, matrix: "KillMatrix") -> str:
-    rows = [(name, "".join(YES if check in row else NO for check in matrix.checks), _letters(row, matrix)) for name, row in matrix.kills.items()]
-    legend = [(letter, check) for letter, check in zip(_alphabet(), matrix.checks, strict=False)]
-    head = ("", "".join(letter for letter, _ in legend), "")
+    rows = [(name, "".join(YES if check in row else NO for check in matrix.checks)) for name, row in matrix.kills.items()]
+    legend = list(zip(LETTERS, matrix.checks, strict=False))
+    head = ("", "".join(letter for letter, _ in legend))
     lines = [f"{project.number}  {project.title}: which check sees which break", console.columns([head, *rows], indent=console.GAP), ""]
-    lines += [console.columns(legend, indent=console.GAP)]
+    lines.append(console.columns(legend, indent=console.GAP))
     setup = [(s.name, _probe(s)) for s in project.breaks() if s.kind == "setup"]
     if setup:
         lines += ["", "Breaks by setup, and the probe that sees each", console.columns(setup, indent=console.GAP)]
     lines += [console.paragraph(f"No check sees the break {name}.") for name in matrix.empty_rows]
     lines += [console.paragraph(f"The check {name} sees no break.") for name in matrix.empty_columns]
     return "\n".join(lines)
-
-
-def _alphabet() -> Iterable[str]:
-    return "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-
-
-def _letters(row: dict[str, str], matrix: "KillMatrix") -> str:
-    return " ".join(letter for letter, check in zip(_alphabet(), matrix.checks, strict=False) if check in row)
 
 
 def _probe(sabotage: "Sabotage") -> str:
