@@ -274,9 +274,9 @@ TEMPLATES = (
     Template("pet", "fact", "{petless} had a {size} {newpet} called {petname}.", _if_new("pet", 1.2), _have_pet),
     Template("feel", "fact", "{unfelt} {was} {feeling} because {reason}.", _if_new("feeling", 1.5), _feel),
     Template("like", "fact", "{unliked} liked {favourite} best of all.", _if_new("likes", 1.5), _like),
-    Template("have", "fact", "{uncounted} had {start} {item}.", _if_new("count", 1.5), _have),
-    Template("find", "fact", "{lead}{gainer} found {more} more {gained}.", _some_count(1, 10, 8), _find),
-    Template("lose", "fact", "{lead}{loser} lost {fewer} of the {lost}.", _some_count(3, 12, 4), _lose),
+    Template("have", "fact", "{uncounted} had {start} {item}.", _if_new("count", 2), _have),
+    Template("find", "fact", "{lead}{gainer} found {more} more {gained}.", _some_count(1, 10, 12), _find),
+    Template("lose", "fact", "{lead}{loser} lost {fewer} of the {lost}.", _some_count(3, 12, 6), _lose),
     Template("order", "fact", "First {orderer} {deed}, then {heshe} {deed2}, and last of all {heshe2} {deed3}.", _if_new("first", 1), _order),
     # coming back to them
     Template("where", "recall", "Where was the {placed}?", _if_open("place", 1), _ask("place", "placed")),
@@ -293,8 +293,8 @@ TEMPLATES = (
     Template("why", "recall", "Why was {moved} {feels}?", _if_open("reason", 0.8), _ask("reason", "moved")),
     Template("what", "recall", "What did {liker} like best?", _if_open("likes", 1), _ask("likes", "liker")),
     Template("what do you", "recall", '"What do you like best?" asked {asker}.', _can_ask_other, _ask_other),
-    Template("now", "recall", "Now {counter} had {total} {counted}.", _if_open("count", 5), _total),
-    Template("how many", "recall", "How many did {counter} have now?", _if_open("count", 2), _ask("count", "counter")),
+    Template("now", "recall", "Now {counter} had {total} {counted}.", _if_open("count", 8), _total),
+    Template("how many", "recall", "How many did {counter} have now?", _if_open("count", 4), _ask("count", "counter")),
     Template("first", "recall", "What did {starter} do first?", _if_open("first", 1), _ask("first", "starter")),
     Template("last", "recall", "What did {finisher} do last?", _if_open("last", 1), _ask("last", "finisher")),
     # answers

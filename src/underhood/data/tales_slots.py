@@ -258,6 +258,16 @@ def _person(options: Filler, vocabulary: Callable[[Words], Iterable[str]] = _nam
 LEADS = {"": 0.7, "Then ": 0.12, "Soon ": 0.06, "Later, ": 0.06, "After that, ": 0.06}
 SUBJECTS = ("some", "one", "unliked", "uncounted", "unfelt", "petless", "keeper", "gainer", "loser", "speaker", "asker", "seeker", "name", "orderer", "newname")
 
+# the slots that repeat a fact: its kind, and the slot that says whom or what it is about
+RECALLS = {
+    "lies": ("place", "placed"),
+    "feels": ("feeling", "moved"),
+    "still": ("feeling", "felt"),
+    "owner": ("owner", "owned"),
+    "pet": ("pet", "petowner"),
+    "loved": ("likes", "liker"),
+}
+
 SLOTS: Mapping[str, Slot] = {
     # who: those of the skill "names" must be people whom the tale has introduced
     "newname": Slot(_new_name, _names),
@@ -295,13 +305,13 @@ SLOTS: Mapping[str, Slot] = {
     "coloured": Slot(_open("colour"), _things),
     "owned": Slot(_open("owner"), _things),
     "kept": Slot(_kept, _things),
-    "lies": Slot(_known("place", "placed"), _spots, "recall"),
+    "lies": Slot(_known(*RECALLS["lies"]), _spots, "recall"),
     "petkind": Slot(_known("pet", "petowner", note=True), lambda words: words.pets),
-    "feels": Slot(_known("feeling", "moved"), lambda words: words.reasons, "recall"),
-    "still": Slot(_known("feeling", "felt"), lambda words: words.reasons, "recall"),
-    "owner": Slot(_known("owner", "owned"), _names, "recall"),
-    "pet": Slot(_known("pet", "petowner"), lambda words: words.pet_names, "recall"),
-    "loved": Slot(_known("likes", "liker"), lambda words: words.favourites, "recall"),
+    "feels": Slot(_known(*RECALLS["feels"]), lambda words: words.reasons, "recall"),
+    "still": Slot(_known(*RECALLS["still"]), lambda words: words.reasons, "recall"),
+    "owner": Slot(_known(*RECALLS["owner"]), _names, "recall"),
+    "pet": Slot(_known(*RECALLS["pet"]), lambda words: words.pet_names, "recall"),
+    "loved": Slot(_known(*RECALLS["loved"]), lambda words: words.favourites, "recall"),
     "answer": Slot(_answer, _answers, answer_skill),
     "total": Slot(_known("count", "counter"), lambda words: words.numbers, "counting"),
     "counted": Slot(_known("count", "counter", note=True), lambda words: words.items),

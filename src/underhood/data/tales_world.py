@@ -4,6 +4,7 @@ import dataclasses
 
 from underhood.data.tales_words import Words
 
+PRONOUNS = ("she", "he", "they")
 BOTH = "both"  # the topic of a sentence about two people
 
 
@@ -40,8 +41,9 @@ class World:
         return dataclasses.replace(self, facts={kind: dict(facts) for kind, facts in self.facts.items()})
 
     def state(self, kind: str, about: str, value: str, *, note: str = "", asked: bool = False) -> None:
-        """This sentence says a new fact."""
-        self.facts.setdefault(kind, {})[about] = Fact(value, self.n, asked, note)
+        """This sentence says a new fact; one about nobody (a reader who lost track) is not kept."""
+        if about:
+            self.facts.setdefault(kind, {})[about] = Fact(value, self.n, asked, note)
 
     def recall(self, kind: str, about: str) -> None:
         """This sentence comes back to a fact; it will not be asked for again."""
@@ -77,3 +79,9 @@ class World:
         if text.lower() in ("she", "he"):
             return self.topic if self.topic != BOTH else ""
         return text
+
+    def refers(self, pronoun: str) -> bool:
+        """Whether a pronoun at the head of a sentence means somebody: «they» two people, «she» and «he» the topic."""
+        if pronoun.lower() == "they":
+            return len(self.cast) > 1
+        return bool(self.topic) and self.pronoun(self.topic) == pronoun.lower()
