@@ -50,7 +50,7 @@ def run_arm(baseline: baselines.Baseline, config: Any, seed: int, reached: Reach
     except MemoryError as error:
         how, message = "OutOfMemory", str(error)
     except Exception as error:
-        how, message = type(error).__name__, str(error)
+        how, message = "OutOfMemory" if _is_out_of_memory(error) else type(error).__name__, str(error)
     texts = {k: v for k, v in figures.items() if isinstance(v, str)}
     numbers = _finite({k: v for k, v in figures.items() if not isinstance(v, str)})
     missing = sorted(set(reached.targets) - reached.ran)
@@ -70,6 +70,11 @@ def run_arm(baseline: baselines.Baseline, config: Any, seed: int, reached: Reach
 
 def _finite(figures: Mapping[str, Any]) -> dict[str, float | bool]:
     return {k: (v if isinstance(v, bool) else float(v)) for k, v in figures.items() if isinstance(v, bool) or math.isfinite(v)}
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """torch says it with a ``RuntimeError`` of its allocator's, NumPy with a ``MemoryError`` of its own."""
+    return "allocate memory" in str(error) or "not enough memory" in str(error)
 
 
 def one_thread() -> None:

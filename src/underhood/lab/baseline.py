@@ -10,7 +10,8 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
-from underhood.base.errors import UnknownName
+from underhood.base.errors import UnknownName, UserError
+from underhood.base.names import load
 
 
 class Watch(Protocol):
@@ -46,7 +47,12 @@ class Baseline:
 
 
 def get(name: str) -> Baseline:
-    """The baseline called ``"file.name"``. Raises ``UnknownName``."""
+    """The baseline called ``"file.name"``, or ``"module:NAME"`` for one that lives elsewhere. Raises ``UnknownName``."""
+    if ":" in name:
+        elsewhere = load(name)
+        if not isinstance(elsewhere, Baseline):
+            raise UserError(f"{name} is a {type(elsewhere).__name__}", expected="a Baseline")
+        return dataclasses.replace(elsewhere, name=name)
     known = {b.name: b for b in in_file(name.partition(".")[0])}
     if name not in known:
         raise UnknownName("baseline", name, [b.name for f in files() for b in in_file(f)])

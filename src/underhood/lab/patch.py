@@ -281,16 +281,25 @@ def _edited(edit: Edit, reached: Reached) -> Iterator[None]:
 
 def _defaults(function: types.FunctionType, healthy: Any, broken: Any) -> tuple[tuple[Any, ...] | None, dict[str, Any] | None]:
     """The defaults after the edit; those whose expression did not change keep their very objects."""
-    a, b = healthy.args, broken.args
-    if [ast.dump(d) for d in (*a.defaults, *filter(None, a.kw_defaults))] == [ast.dump(d) for d in (*b.defaults, *filter(None, b.kw_defaults))]:
+    before, after = _default_expressions(healthy.args), _default_expressions(broken.args)
+    if [(n, ast.dump(d)) for n, d in before.items()] == [(n, ast.dump(d)) for n, d in after.items()]:
         return function.__defaults__, function.__kwdefaults__
+    held = dict(zip(before, (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()), strict=True))
 
-    def value(expression: ast.expr) -> Any:
-        return eval(compile(ast.fix_missing_locations(ast.Expression(expression)), "<default>", "eval"), function.__globals__)
+    def value(name: str) -> Any:
+        if name in before and ast.dump(before[name]) == ast.dump(after[name]):
+            return held[name]
+        return eval(compile(ast.fix_missing_locations(ast.Expression(after[name])), "<default>", "eval"), function.__globals__)
 
-    positional = tuple(value(d) for d in b.defaults)
-    keyword = {arg.arg: value(d) for arg, d in zip(b.kwonlyargs, b.kw_defaults, strict=True) if d is not None}
-    return positional or None, keyword or None
+    keyword = {arg.arg: value(arg.arg) for arg in broken.args.kwonlyargs if arg.arg in after}
+    return tuple(value(name) for name in after if name not in keyword) or None, keyword or None
+
+
+def _default_expressions(arguments: ast.arguments) -> dict[str, ast.expr]:
+    """Parameter → the expression of its default, positional ones first."""
+    positional = [*arguments.posonlyargs, *arguments.args]
+    found = {a.arg: d for a, d in zip(positional[len(positional) - len(arguments.defaults) :], arguments.defaults, strict=True)}
+    return found | {a.arg: d for a, d in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if d is not None}
 
 
 @contextlib.contextmanager
@@ -358,8 +367,10 @@ def _bound(bind: Bind, reached: Reached) -> Iterator[None]:
         raise PatchError("the seam is bound to itself: this patch changes nothing", where=bind.target)
     if inspect.isclass(healthy) != inspect.isclass(mine):
         raise PatchError(f"{bind.source} is a {type(mine).__name__}", where=bind.target, expected="a class" if inspect.isclass(healthy) else "a function")
+    if not inspect.isclass(mine) and not isinstance(mine, types.FunctionType):
+        raise PatchError(f"{bind.source} is a {type(mine).__name__}", where=bind.target, expected="a plain function")
     compare_signatures(healthy, mine, where=bind.source)
-    with _bound_class(bind, healthy, mine, reached) if inspect.isclass(healthy) else _bound_function(bind, mine, reached):
+    with _bound_class(bind, healthy, mine, reached) if inspect.isclass(healthy) and inspect.isclass(mine) else _bound_function(bind, mine, reached):
         yield
 
 
@@ -410,37 +421,58 @@ def _door_code(function: types.FunctionType, door: str) -> types.CodeType:
 @contextlib.contextmanager
 def _bound_class(bind: Bind, healthy: type, mine: type, reached: Reached) -> Iterator[None]:
     """Replace the class in every loaded module of the project; one that lives on elsewhere is an error."""
-    _replace_everywhere(healthy, mine, keep=mine.__module__)
-    original = mine.__init__  # type: ignore[misc]
+    original, own = mine.__init__, "__init__" in vars(mine)  # type: ignore[misc]
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         reached.ran.add(bind.target)
         original(self, *args, **kwargs)
 
+    places = _references(healthy, mine)
+    _put(mine, places)
     try:
         _refuse_leftovers(bind, healthy, mine)
         mine.__init__ = __init__  # type: ignore[misc]
         yield
     finally:
-        mine.__init__ = original  # type: ignore[misc]
-        _replace_everywhere(mine, healthy, keep=mine.__module__)
+        if own:
+            mine.__init__ = original  # type: ignore[misc]
+        elif vars(mine).get("__init__") is __init__:
+            del mine.__init__  # type: ignore[misc]
+        _put(healthy, places)
 
 
 def _project_modules() -> list[types.ModuleType]:
     return [m for name, m in list(sys.modules.items()) if m is not None and (name == "underhood" or name.startswith("underhood."))]
 
 
-def _replace_everywhere(old: type, new: type, *, keep: str) -> None:
-    for module in _project_modules():
-        for name, value in list(vars(module).items()):
-            if value is old and module.__name__ != keep:
-                setattr(module, name, new)
+def _references(healthy: type, mine: type) -> list[tuple[types.ModuleType, str]]:
+    """Where the project's modules hold ``healthy`` by name; the module that ``mine`` comes from keeps it, unless it is the healthy one's own home."""
+    keeps = {mine.__module__} - {healthy.__module__}
+    return [(m, name) for m in _project_modules() if m.__name__ not in keeps for name, value in list(vars(m).items()) if value is healthy]
+
+
+def _put(thing: type, places: Sequence[tuple[types.ModuleType, str]]) -> None:
+    for module, name in places:
+        setattr(module, name, thing)
 
 
 def _refuse_leftovers(bind: Bind, healthy: type, mine: type) -> None:
     for module in _project_modules():
-        for name, value in vars(module).items():
-            held = list(value.values()) if isinstance(value, dict) else list(value) if isinstance(value, (list, tuple)) else []
+        for name, value in list(vars(module).items()):
             inherits = inspect.isclass(value) and value is not healthy and healthy in value.__mro__ and value is not mine
-            if inherits or any(v is healthy for v in held):
+            if inherits or any(v is healthy for v in _held(value)):
                 raise PatchError(f"{module.__name__}.{name} still holds the healthy class", where=bind.target, expected="a seam that is looked up by name")
+
+
+def _held(value: Any) -> list[Any]:
+    """What a module-level object keeps hold of: items, defaults of a function, attributes of a class and the defaults of its methods."""
+    if isinstance(value, dict):
+        return list(value.values())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return list(value)
+    if isinstance(value, types.FunctionType):
+        return [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+    if inspect.isclass(value):
+        members = list(vars(value).values())
+        return members + [d for m in members if isinstance(m, types.FunctionType) for d in _held(m)]
+    return []

@@ -111,6 +111,7 @@ def _finite_effect(values: dict[str, Any]) -> dict[str, Any]:
 def _arm(arm: Arm, first: bool) -> dict[str, Any]:
     """Figures of every arm; text and curve of the first seed alone, to keep records small."""
     kept = {"seed": arm.seed, "how": arm.how, "message": arm.message, "figures": arm.figures, "seconds": arm.seconds, "peak_mb": arm.peak_mb}
+    kept["last_step"] = arm.curve[-1]["step"] if arm.curve else None
     return {**kept, "texts": arm.texts, "curve": arm.curve} if first else kept
 
 
@@ -210,7 +211,7 @@ def _renew(name: str, record: dict[str, Any], arm: Arm, baseline: baselines.Base
     differing = disagreements(record["healthy"][0]["figures"], arm, baseline)
     if differing:
         return Standing(name, "stale", f"figures differ: {', '.join(differing)}")
-    context = {**record["context"], **{m: identity.module_hash(m) for m in record["context"]}}
+    context = {m: h for m in sorted({*record["context"], *arm.context}) if (h := identity.module_hash(m)) != "gone"}
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     write_json(path_of(records, name), {**record, "context": context, "refreshed": today})
     return Standing(name, "fresh", f"refreshed {today}")

@@ -86,8 +86,11 @@ class ArmStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.arms: dict[tuple[str, str, int], Arm] = {}
+        self.torn = False  # whether the file ends in the middle of a line
         if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
+            text = path.read_text(encoding="utf-8", errors="replace")
+            self.torn = not text.endswith("\n") and text != ""
+            for line in text.splitlines():
                 try:
                     arm = Arm(**json.loads(line))
                 except (json.JSONDecodeError, TypeError):
@@ -105,7 +108,8 @@ class ArmStore:
         with named_os_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(dataclasses.asdict(arm)) + "\n")
+                file.write(("\n" if self.torn else "") + json.dumps(dataclasses.asdict(arm)) + "\n")
+                self.torn = False
                 file.flush()
                 os.fsync(file.fileno())
 
@@ -181,6 +185,8 @@ class _Pool:
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, **ONE_THREAD},
+            start_new_session=True,  # Ctrl-C is for us alone: a worker that died of it would look like a result
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
         self.running.add(process)
         guard = _Guard(process, self.timeout_s or 12 * job.baseline.seconds + 60)
@@ -235,9 +241,11 @@ def _events(process: "subprocess.Popen[str]") -> Iterator[dict[str, Any]]:
     assert process.stdout is not None
     for line in process.stdout:
         try:
-            yield json.loads(line)
+            event = json.loads(line)
         except json.JSONDecodeError:
             continue
+        if isinstance(event, dict) and "event" in event:  # else something wrote to the stream behind Python's back
+            yield event
 
 
 class _Guard:
