@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 CLOSED_PIPE = 141  # 128 + SIGPIPE
+HELP_COLUMNS = 100  # longer lines of help are hard to read
 VERBS = {
     "Learn": {
         "demo": "train, sample, break, report: the whole thing in four minutes, offline",
@@ -112,9 +113,11 @@ def run_verb(verb: str, arguments: list[str]) -> int:
     import typer
     from typer.exceptions import TyperException
 
+    from underhood.cli import console
+
     command = load_verb(verb)
     try:
-        with command.make_context(f"underhood {verb}", arguments) as context:
+        with command.make_context(f"underhood {verb}", arguments, terminal_width=min(console.width(), HELP_COLUMNS)) as context:
             command.invoke(context)
     except typer.Exit as end:
         return end.exit_code
