@@ -97,6 +97,8 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError("no such file", where=str(path)) from error
+    except RecursionError as error:
+        raise DataError("not valid JSON (nested too deeply)", where=str(path)) from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(f"not valid JSON ({error})", where=str(path)) from error
 

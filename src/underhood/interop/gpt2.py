@@ -1,0 +1,195 @@
+"""GPT-2's weights in and out, in the layout of the ``transformers`` library: ``config.json`` and ``model.safetensors``.
+
+Two traps of that layout: its linear layers are stored (inputs, outputs), the other way round from ours (it calls them Conv1D, after the original code),
+and the head is left out because it is the token embedding. A field of ``config.json`` that we do not know might change the maths, so it is an error.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from underhood.base.errors import CheckpointError, ConfigError, DataError
+from underhood.base.files import folder_atomic, read_json, write_json
+from underhood.interop.weights import TensorInfo, find_weights, read_header, read_weights
+from underhood.nn.gpt import GPT, GPTConfig
+from underhood.text.bpe_fast import FastBPE
+from underhood.text.gpt2_files import read_gpt2_files
+from underhood.text.tokenizer import Tokenizer, load_tokenizer
+from underhood.train.checkpoint import write_tensors
+
+T = TypeVar("T")
+
+ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": "silu", "swish": "silu"}
+SIZES = {"vocab_size": "vocab_size", "n_positions": "context", "n_layer": "n_layer", "n_head": "n_head", "n_embd": "width", "n_inner": "hidden"}
+DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
+MUST_BE = {  # fields that change the maths, with the only value that ours computes
+    "model_type": "gpt2",
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "reorder_and_upcast_attn": False,
+    "add_cross_attention": False,
+    "is_decoder": False,
+    "is_encoder_decoder": False,
+    "quantization_config": None,
+    "pruned_heads": {},
+}
+NO_MATTER = set(  # what training, other tasks or the library's own bookkeeping need
+    """architectures transformers_version torch_dtype dtype initializer_range use_cache n_ctx task_specific_params gradient_checkpointing bos_token_id eos_token_id
+    pad_token_id sep_token_id decoder_start_token_id tokenizer_class _name_or_path name_or_path summary_activation summary_first_dropout
+    summary_proj_to_labels summary_type summary_use_proj id2label label2id num_labels finetuning_task problem_type output_attentions output_hidden_states
+    output_past return_dict torchscript chunk_size_feed_forward _attn_implementation _attn_implementation_autoset _num_labels prefix""".split()
+)
+READ = {*SIZES, *DROPOUTS, *MUST_BE, *NO_MATTER, "activation_function", "layer_norm_epsilon", "tie_word_embeddings"}
+
+
+def load_gpt2(folder: str | os.PathLike[str], **changes: Any) -> GPT:
+    """The model in ``folder``, in float32 and evaluation mode; ``changes`` go to its ``GPTConfig`` (``kernel="sdpa"``).
+
+    Raises ``CheckpointError`` naming the field or tensor that is missing, unknown, damaged or at odds with the rest.
+    """
+    folder = Path(folder)
+    path = find_weights(folder)
+    config = dataclasses.replace(read_config(folder / "config.json"), **changes)
+    header = _named(read_header(path))
+    layout = tensor_names(config)
+    _require_layout(layout, header, config, path)
+    stored = _named(read_weights(path))
+    if config.tie and not torch.equal(stored.get("lm_head.weight", stored["transformer.wte.weight"]), stored["transformer.wte.weight"]):
+        raise CheckpointError("a head of its own", where=f"{path}: lm_head.weight", expected="the token embedding, since config.json ties them")
+    model = GPT(config)
+    weights = {ours: stored[theirs].T if turned else stored[theirs] for theirs, (ours, turned) in layout.items()}
+    model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    return model.eval()
+
+
+def save_gpt2(model: GPT, folder: str | os.PathLike[str], tokenizer: Tokenizer | None = None) -> Path:
+    """Write ``model`` (and its tokenizer) so that transformers' ``GPT2LMHeadModel.from_pretrained`` reads it. ``folder`` must not exist yet.
+
+    Raises ``ConfigError`` for a model that GPT-2's layout has no words for: rotary positions, RMS norm, no biases …
+    """
+    fields = write_config(model.config)
+    state = _fused(model.state_dict())
+    layout = tensor_names(model.config)
+    with folder_atomic(folder) as temporary:
+        write_tensors(temporary / "model.safetensors", {theirs: state[ours].T if turned else state[ours] for theirs, (ours, turned) in layout.items()})
+        write_json(temporary / "config.json", fields)
+        if tokenizer is not None:
+            tokenizer.save(temporary / "tokenizer.json")
+    return Path(folder)
+
+
+def load_gpt2_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
+    """The tokenizer beside the weights: ``tokenizer.json``, or ``vocab.json`` with ``merges.txt``. Raises ``TokenizerError`` or ``CheckpointError``."""
+    folder = Path(folder)
+    if (folder / "tokenizer.json").is_file():
+        return load_tokenizer(folder)
+    if (folder / "merges.txt").is_file():
+        vocabulary = read_gpt2_files(folder, "merges.txt", "vocab.json")
+        return FastBPE(vocabulary.merges, vocabulary.pattern, vocabulary.special)
+    raise CheckpointError("no tokenizer", where=str(folder), expected="tokenizer.json, or vocab.json with merges.txt")
+
+
+def read_config(path: Path) -> GPTConfig:
+    """``config.json`` as ours. The three dropouts become one, the residual's: it matters in training alone."""
+    try:
+        fields = read_json(path)
+    except DataError as error:
+        raise CheckpointError(error.problem, where=error.where) from error
+    if not isinstance(fields, dict):
+        raise CheckpointError("not an object", where=str(path))
+    for name, value in MUST_BE.items():
+        if fields.get(name, value) not in (value, None):
+            raise CheckpointError(f"found {fields[name]!r}", where=f"{path}: {name}", expected=repr(value))
+    for name in fields:
+        if name not in READ:
+            raise CheckpointError("a field that GPT-2 does not have, so it may change what is computed", where=f"{path}: {name}")
+    return _config(fields, path)
+
+
+def _config(fields: Mapping[str, Any], path: Path) -> GPTConfig:
+    activation = fields.get("activation_function", "gelu_new")
+    if activation not in ACTIVATIONS:
+        raise CheckpointError(f"found {activation!r}", where=f"{path}: activation_function", expected=", ".join(ACTIVATIONS))
+    sizes: dict[str, Any] = {ours: fields.get(theirs) for theirs, ours in SIZES.items()}
+    for theirs, ours in SIZES.items():
+        value = sizes[ours]
+        if (value is None and ours != "hidden") or (value is not None and (type(value) is not int or not 0 < value < 10**9)):
+            raise CheckpointError(f"found {value!r}", where=f"{path}: {theirs}", expected="a whole number from 1 on")
+    epsilon, tie, dropout = fields.get("layer_norm_epsilon", 1e-5), fields.get("tie_word_embeddings", True), fields.get("resid_pdrop", 0.1)
+    if type(tie) is not bool:
+        raise CheckpointError(f"found {tie!r}", where=f"{path}: tie_word_embeddings", expected="true or false")
+    for name, value in {"layer_norm_epsilon": epsilon, "resid_pdrop": dropout}.items():
+        if type(value) not in (int, float):
+            raise CheckpointError(f"found {value!r}", where=f"{path}: {name}", expected="a number")
+    try:
+        return GPTConfig(**sizes, activation=ACTIVATIONS[activation], epsilon=float(epsilon), dropout=float(dropout), tie=tie)
+    except ConfigError as error:
+        raise CheckpointError(str(error), where=str(path)) from error
+
+
+def write_config(config: GPTConfig) -> dict[str, Any]:
+    """``config.json`` for a config that GPT-2's layout can express. Raises ``ConfigError`` naming the field that it cannot."""
+    wanted = {"norm": "LayerNorm", "positions": "Learned", "attention": "MultiHeadAttention", "feedforward": "FeedForward", "block": "Block"}
+    plain = {"bias": True, "qk_norm": False, "logit_cap": None}
+    for field, value in (wanted | plain).items():
+        found = getattr(config, field)
+        if (found.rpartition(":")[2] if field in wanted else found) != value:
+            raise ConfigError(f"found {found!r}", where=field, expected=f"{value!r}: GPT-2's layout has nothing else")
+    activation = config.activation.rpartition(":")[2]
+    names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+    if activation not in names:
+        raise ConfigError(f"found {activation!r}", where="activation", expected=", ".join(names))
+    sizes = {theirs: getattr(config, ours) for theirs, ours in SIZES.items()}
+    dropouts = dict.fromkeys(DROPOUTS, config.dropout)
+    ends = {"bos_token_id": None, "eos_token_id": None}  # transformers' defaults are GPT-2's own ids, outside a smaller vocabulary
+    rest = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "layer_norm_epsilon": config.epsilon, "tie_word_embeddings": config.tie}
+    return {**rest, **sizes, **dropouts, **ends, "activation_function": names[activation]}
+
+
+def tensor_names(config: GPTConfig) -> dict[str, tuple[str, bool]]:
+    """Every tensor of the layout: its name, ours, and whether it is stored the other way round."""
+    names = {"transformer.wte.weight": ("tokens.weight", False), "transformer.wpe.weight": ("positions.table.weight", False)}
+    pairs = {"ln_1": "norm1", "attn.c_attn": "attention.qkv", "attn.c_proj": "attention.output", "ln_2": "norm2"}
+    pairs |= {"mlp.c_fc": "feedforward.up", "mlp.c_proj": "feedforward.down"}
+    for i in range(config.n_layer):
+        for theirs, ours in pairs.items():
+            for kind in ("weight", "bias"):
+                names[f"transformer.h.{i}.{theirs}.{kind}"] = (f"blocks.{i}.{ours}.{kind}", kind == "weight" and ".c_" in theirs)
+    names |= {f"transformer.ln_f.{kind}": (f"norm.{kind}", False) for kind in ("weight", "bias")}
+    return names if config.tie else names | {"lm_head.weight": ("head.weight", False)}
+
+
+def _named(tensors: Mapping[str, T]) -> dict[str, T]:
+    """Names with their ``transformer.`` (older files leave it out); stored causal masks are dropped."""
+    masks = (".attn.bias", ".attn.masked_bias")
+    return {n if n.startswith(("transformer.", "lm_head.")) else f"transformer.{n}": t for n, t in tensors.items() if not n.endswith(masks)}
+
+
+def _require_layout(layout: Mapping[str, tuple[str, bool]], header: Mapping[str, TensorInfo], config: GPTConfig, path: Path) -> None:
+    """The file has exactly the config's tensors, each of its shape. A tied head may be stored nevertheless."""
+    spare = {"lm_head.weight"} if config.tie else set()
+    for name in sorted(set(layout) ^ (set(header) - spare)):
+        problem = "is missing" if name in layout else "has no place in the config's model"
+        raise CheckpointError(f"the tensor {name} {problem}", where=str(path), remedy="config.json and the weights must belong together.")
+    with torch.device("meta"):
+        shapes = {name: tuple(t.shape) for name, t in GPT(config).state_dict().items()}
+    for name, (ours, turned) in layout.items():
+        expected = shapes[ours][::-1] if turned else shapes[ours]
+        if header[name].shape != expected:
+            raise CheckpointError(f"shape {list(header[name].shape)}", where=f"{path}: {name}", expected=f"{list(expected)}, by config.json")
+        if header[name].dtype not in ("F64", "F32", "F16", "BF16"):
+            raise CheckpointError(f"numbers of type {header[name].dtype}", where=f"{path}: {name}", expected="floating point")
+
+
+def _fused(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``state`` with separate query, key and value matrices laid on top of each other, as GPT-2 stores them."""
+    fused = {n: t for n, t in state.items() if not any(f".attention.{p}." in n for p in ("query", "key", "value"))}
+    for name in state:
+        if ".attention.query." in name:
+            fused[name.replace(".query.", ".qkv.")] = torch.cat([state[name.replace(".query.", f".{p}.")] for p in ("query", "key", "value")])
+    return fused

@@ -1,0 +1,79 @@
+"""``open_model``: a run, a checkpoint or a GPT-2 folder, told apart by what is in it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from underhood.base.config import to_plain
+from underhood.base.errors import CheckpointError
+from underhood.interop.gpt2 import save_gpt2
+from underhood.interop.models import open_model
+from underhood.nn.gpt import GPT, GPTConfig, build_gpt
+from underhood.text.chars import CharTokenizer
+from underhood.train.checkpoint import Checkpoint, model_tensors, save_checkpoint
+
+TOKENIZER = CharTokenizer.train("abc ")
+IDS = torch.tensor([[0, 1, 2, 3]])
+
+
+def model(seed: int = 0, **changes: object) -> GPT:
+    return build_gpt(GPTConfig(vocab_size=4, context=8, n_layer=1, n_head=2, width=8, init="fan_in", **changes), seed).eval()  # type: ignore[arg-type]
+
+
+def run_folder(path: Path, steps: tuple[int, ...] = (3, 12), **changes: object) -> Path:
+    path.mkdir(exist_ok=True)
+    TOKENIZER.save(path / "tokenizer.json")
+    for step in steps:
+        built = model(step, **changes)
+        facts = {"config": {"model": to_plain(built.config), "train": {}}}
+        save_checkpoint(path, step, Checkpoint(model=model_tensors(built), state={"x": torch.zeros(1)}, facts=facts))
+    return path
+
+
+def test_a_run_opens_at_its_latest_checkpoint(tmp_path: Path) -> None:
+    run = run_folder(tmp_path / "run")
+    opened, tokenizer, config = open_model(run)
+    assert torch.equal(opened(IDS), model(12)(IDS))
+    assert tokenizer.encode("cab") == TOKENIZER.encode("cab")
+    assert config == model(12).config
+    assert not opened.training
+    assert torch.equal(open_model(run / "step-000003")[0](IDS), model(3)(IDS))
+
+
+def test_a_damaged_latest_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
+    run = run_folder(tmp_path / "run")
+    with open(run / "step-000012" / "model.safetensors", "r+b") as file:
+        file.truncate(100)
+    assert torch.equal(open_model(run)[0](IDS), model(3)(IDS))
+    with pytest.raises(CheckpointError, match="damaged"):
+        open_model(run / "step-000012")
+
+
+def test_a_gpt2_folder_opens(tmp_path: Path) -> None:
+    save_gpt2(model(5), tmp_path / "out", TOKENIZER)
+    opened, tokenizer, config = open_model(tmp_path / "out")
+    torch.testing.assert_close(opened(IDS), model(5)(IDS))
+    assert tokenizer.decode([0, 1]) == TOKENIZER.decode([0, 1])
+    assert config.width == 8
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path: Path) -> None:
+    run = run_folder(tmp_path / "run", steps=(1,))
+    CharTokenizer.train("abcdefgh").save(run / "tokenizer.json")
+    with pytest.raises(CheckpointError, match="a tokenizer of 8 ids for a model of 4"):
+        open_model(run)
+
+
+def test_what_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such folder"):
+        open_model(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="neither a run nor a model"):
+        open_model(tmp_path)
+    pickle = tmp_path / "pytorch_model.bin"
+    pickle.write_bytes(b"\x80\x04.")
+    with pytest.raises(CheckpointError, match="runs code"):
+        open_model(pickle)
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin is a pickle"):
+        open_model(tmp_path)
