@@ -38,12 +38,13 @@ MUST_BE = {  # fields that change the maths, with the only value that ours compu
     "quantization_config": None,
     "pruned_heads": {},
 }
-NO_MATTER = set(  # what training, other tasks or the library's own bookkeeping need
-    """architectures transformers_version torch_dtype dtype initializer_range use_cache n_ctx task_specific_params gradient_checkpointing bos_token_id eos_token_id
-    pad_token_id sep_token_id decoder_start_token_id tokenizer_class _name_or_path name_or_path summary_activation summary_first_dropout
-    summary_proj_to_labels summary_type summary_use_proj id2label label2id num_labels finetuning_task problem_type output_attentions output_hidden_states
-    output_past return_dict torchscript chunk_size_feed_forward _attn_implementation _attn_implementation_autoset _num_labels prefix""".split()
-)
+NO_MATTER = {  # what training, other tasks or the library's own bookkeeping need
+    "architectures", "transformers_version", "torch_dtype", "dtype", "initializer_range", "use_cache", "n_ctx", "task_specific_params",
+    "gradient_checkpointing", "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id", "tokenizer_class",
+    "_name_or_path", "name_or_path", "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj",
+    "id2label", "label2id", "num_labels", "finetuning_task", "problem_type", "output_attentions", "output_hidden_states", "output_past", "return_dict",
+    "torchscript", "chunk_size_feed_forward", "_attn_implementation", "_attn_implementation_autoset", "_num_labels", "prefix",
+}  # fmt: skip
 READ = {*SIZES, *DROPOUTS, *MUST_BE, *NO_MATTER, "activation_function", "layer_norm_epsilon", "tie_word_embeddings"}
 
 
