@@ -15,19 +15,22 @@ MERGES_FILE, IDS_FILE = "vocab.bpe", "encoder.json"
 VERSION = "#version: 0.2"
 
 
-def read_gpt2_files(folder: str | os.PathLike[str]) -> Vocabulary:
-    """The vocabulary of ``folder``, special tokens from ``encoder.json`` included. Raises ``TokenizerError`` naming file and line."""
+def read_gpt2_files(folder: str | os.PathLike[str], merges_file: str = MERGES_FILE, ids_file: str = IDS_FILE) -> Vocabulary:
+    """The vocabulary of ``folder``, special tokens included; transformers calls the files ``merges.txt`` and ``vocab.json``.
+
+    Raises ``TokenizerError`` naming file and line.
+    """
     folder = Path(folder)
     try:
-        lines = (folder / MERGES_FILE).read_text(encoding="utf-8").split("\n")
-        ids = json.loads((folder / IDS_FILE).read_text(encoding="utf-8"))
+        lines = (folder / merges_file).read_text(encoding="utf-8").split("\n")
+        ids = json.loads((folder / ids_file).read_text(encoding="utf-8"))
     except OSError as error:
         raise TokenizerError(error.strerror or str(error), where=str(error.filename or folder)) from None
     except ValueError as error:
-        raise TokenizerError(f"not readable ({error})", where=str(folder), expected=f"UTF-8 in {MERGES_FILE} and JSON in {IDS_FILE}") from None
+        raise TokenizerError(f"not readable ({error})", where=str(folder), expected=f"UTF-8 in {merges_file} and JSON in {ids_file}") from None
     merges = [line for line in lines if line and not line.startswith("#version")]
     if not isinstance(ids, dict):
-        raise TokenizerError("not an object", where=str(folder / IDS_FILE))
+        raise TokenizerError("not an object", where=str(folder / ids_file))
     special = [{"content": name, "id": number} for name, number in ids.items() if name == END_OF_TEXT]
     document = {
         "added_tokens": special,
