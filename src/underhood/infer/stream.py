@@ -40,9 +40,9 @@ class StopStrings:
         if self.found:
             return ""
         self._held += text
-        starts = [at for at in (self._held.find(stop) for stop in self.stops) if at >= 0]
-        self.found = bool(starts)
-        return self._release(min(starts) if starts else len(self._held) - self._pending())
+        places = [(at + len(stop), at) for stop in self.stops if (at := self._held.find(stop)) >= 0]  # the first to be complete wins, then the longest
+        self.found = bool(places)
+        return self._release(min(places)[1] if places else len(self._held) - self._pending())
 
     def flush(self) -> str:
         """At the end of generation: the tail that did not become a stop string."""
