@@ -116,7 +116,7 @@ def judge_property(prediction: Violates | Keeps, healthy: Sequence[bool], broken
     """An exact property needs no statistics: it holds or it does not, and every seed must agree."""
     wanted = isinstance(prediction, Keeps)
     good = all(healthy) and all(b is wanted for b in broken)
-    text = f"holds healthy in {sum(healthy)} of {len(healthy)}, broken in {sum(broken)} of {len(broken)}"
+    text = f"holds in {sum(healthy)} of {len(healthy)} healthy, {sum(broken)} of {len(broken)} broken"
     return Judgement(prediction, "held" if good else "not held", None, text)
 
 
