@@ -166,3 +166,15 @@ def test_streamed_text_is_the_generated_text() -> None:
     streamed = "".join(stream_text(model(), tokenizer, "abc", config, seed))
     assert streamed == "".join(stream_text(model(), tokenizer, "abc", config, seed))
     assert len(streamed) == 30
+
+
+def test_a_document_ends_and_begins_at_its_separator() -> None:
+    tokenizer = BPE([], special=("<|endoftext|>",))
+    end = tokenizer.special["<|endoftext|>"]
+    script = [*tokenizer.encode("fin"), end, *tokenizer.encode("more")]
+    scripted = Scripted(script, 257)
+    assert "".join(stream_text(scripted, tokenizer, "", SampleConfig(max_tokens=9), seed=0)) == "fin"
+    lines = CharTokenizer("\nab")
+    assert "".join(stream_text(Scripted([1, 0, 2], 3), lines, "", SampleConfig(max_tokens=3), seed=0)) == "a\nb"
+    with pytest.raises(DataError, match="no prompt"):
+        list(stream_text(model(), CharTokenizer("ab"), "", SampleConfig(), seed=0))

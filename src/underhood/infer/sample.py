@@ -13,10 +13,12 @@ from torch import Tensor
 
 from underhood.base.errors import ConfigError, DataError, NonFinite
 from underhood.base.rng import stream_seed
+from underhood.data.tokens import end_id
 from underhood.infer.cache import KVCache
 from underhood.infer.filters import draw, keep_min_p, keep_top_k, keep_top_p, penalise_repeats
 from underhood.infer.stream import StopStrings, TextStream
 from underhood.nn.gpt import GPT
+from underhood.text.special import END_OF_TEXT
 from underhood.text.tokenizer import Tokenizer
 
 
@@ -94,13 +96,19 @@ def generate_batch(model: GPT, prompts: Sequence[Sequence[int]], config: SampleC
 
 
 def stream_text(model: GPT, tokenizer: Tokenizer, prompt: str, config: SampleConfig, seed: int) -> Iterator[str]:
-    """The text that continues ``prompt``, in pieces as it comes.
+    """The text that continues ``prompt``, in pieces as it comes; an empty prompt begins a document, and the text ends where the model ends one.
 
     A piece never ends within a character or within what may become a stop string; what was held back comes at the end. Draws are the stream ``sample``.
     """
+    mark = end_id(tokenizer)
+    start = tokenizer.encode(prompt) or ([] if mark is None else [mark])
+    if not start:
+        raise DataError("no prompt, and this tokenizer has no token that begins a document", remedy="Give the text to continue.")
+    if mark is not None and END_OF_TEXT in getattr(tokenizer, "special", {}):  # a new line ends a document too, but not only that
+        config = dataclasses.replace(config, end_ids=(*config.end_ids, mark))
     text, stops = TextStream(tokenizer), StopStrings(config.stop)
     generator = torch.Generator().manual_seed(stream_seed(seed, "sample"))
-    for token in generate(model, tokenizer.encode(prompt), config, generator):
+    for token in generate(model, start, config, generator):
         piece = stops.add(text.add(token))
         if piece:
             yield piece
