@@ -149,7 +149,8 @@ def _refusal(error: "TyperException", verb: str) -> UserError:
     wrong = getattr(error, "option_name", None)
     if context and wrong and hasattr(error, "possibilities"):
         return UnknownName("option", wrong, [name for p in context.command.params for name in p.opts if name.startswith("-")], where=path)
-    return UserError(error.format_message().rstrip("."), where=path, remedy=f"See: {path} --help")
+    message = error.format_message().rstrip(".")
+    return UserError(message[:1].lower() + message[1:], where=path, remedy="" if message.endswith("?") else f"See: {path} --help")
 
 
 def _take_debug(arguments: list[str]) -> tuple[list[str], bool]:
