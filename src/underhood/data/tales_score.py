@@ -81,10 +81,13 @@ class Judgement:
     distance: int = 0
 
 
-def score(texts: str | Iterable[str], grammar: Grammar = GRAMMAR) -> Scores:
-    """The scores of a text, or of several together. New lines and ``<|endoftext|>`` end a story, and with it what is known."""
+def score(texts: str | Iterable[str], grammar: Grammar = GRAMMAR, *, given: int = 0) -> Scores:
+    """The scores of a text, or of several together. New lines and ``<|endoftext|>`` end a story, and with it what is known.
+
+    ``given``: so many sentences at the head of each text are a prompt: read, and not counted.
+    """
     texts = [texts] if isinstance(texts, str) else texts
-    judged = [j for text in texts for story in _STORY_END.split(text) for j in judge(story, grammar)]
+    judged = [j for text in texts for i, story in enumerate(_STORY_END.split(text)) for j in judge(story, grammar, 0 if i else given)]
     skills = {skill: _share(j.right for j in judged if j.skill == skill) for skill in SKILLS}
     recall = [j for j in judged if j.skill == "recall" and j.distance]
     return Scores(skills, {d: _share(j.right for j in recall if min(j.distance, FAR) == d) for d in range(1, FAR + 1)})
@@ -101,17 +104,18 @@ def sentences(story: str) -> list[str]:
     return [s for a, b in itertools.pairwise(cuts) if (s := story[a:b].strip())]
 
 
-def judge(story: str, grammar: Grammar = GRAMMAR) -> Iterator[Judgement]:
-    """Everything that can be said of a story, sentence by sentence."""
+def judge(story: str, grammar: Grammar = GRAMMAR, given: int = 0) -> Iterator[Judgement]:
+    """Everything that can be said of a story after its first ``given`` sentences, sentence by sentence."""
     world = grammar.begin()
-    for sentence in sentences(story):
-        yield from _marks(sentence)
+    for i, sentence in enumerate(sentences(story)):
         reading = _read(sentence, world, grammar)
-        yield Judgement("parsed", reading is not None)
+        if i >= given:
+            yield from _marks(sentence)
+            yield Judgement("parsed", reading is not None)
+            yield from reading[2] if reading else ()
         asked = world.pending
         if reading:
-            template, said, judgements = reading
-            yield from judgements
+            template, said, _ = reading
             say(template, world, said)
         else:
             world.n, world.topic = world.n + 1, ""
