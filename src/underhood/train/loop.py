@@ -53,7 +53,7 @@ class TrainConfig:
 MAY_CHANGE = ("steps", "validate_every", "save_every", "keep")  # on resume: they change no step that has been made
 
 
-class Batches(Protocol):
+class BatchSource(Protocol):
     """Where batches come from, and at what place in the data."""
 
     def next(self) -> Batch: ...
@@ -103,7 +103,7 @@ class Trainer:
         self,
         model: nn.Module,
         config: TrainConfig,
-        batches: Batches,
+        batches: BatchSource,
         validate: Callable[[nn.Module], Mapping[str, float]] | None = None,
         callbacks: Sequence[Callback] = (),
         *,
