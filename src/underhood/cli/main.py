@@ -7,6 +7,7 @@ Help and the bare command are plain text, so that they answer before anything he
 import importlib
 import importlib.util
 import io
+import keyword
 import os
 import re
 import sys
@@ -91,7 +92,12 @@ def dispatch(arguments: list[str]) -> int:
 
 def verbs() -> list[str]:
     """The verbs whose module exists, in the order of the help."""
-    return [verb for group in VERBS.values() for verb in group if importlib.util.find_spec(f"underhood.cli.{verb}")]
+    return [verb for group in VERBS.values() for verb in group if importlib.util.find_spec(module_of(verb))]
+
+
+def module_of(verb: str) -> str:
+    """Where the verb is written; ``break`` is a word of Python's, so its file has an underscore."""
+    return f"underhood.cli.{verb}_" if keyword.iskeyword(verb) else f"underhood.cli.{verb}"
 
 
 def help_text() -> str:
@@ -132,7 +138,7 @@ def load_verb(verb: str) -> Any:
     """The verb as a Typer command; its help is plain text like ours."""
     import typer
 
-    module = importlib.import_module(f"underhood.cli.{verb}")
+    module = importlib.import_module(module_of(verb))
     app = getattr(module, "app", None)
     if app is None:
         app = typer.Typer(add_completion=False)

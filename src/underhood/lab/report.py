@@ -147,7 +147,7 @@ def _card(result: Plain) -> str:
 
 def _head(result: Plain) -> str:
     words = {"part": "a part broken", "setup": "a part used badly"}
-    tags = [words.get(result["kind"], result["kind"]), *(["silent"] if result["silent"] else [])]
+    tags: list[str] = [words.get(result["kind"], str(result["kind"])), *(["silent"] if result["silent"] else [])]
     marks = "".join(f'<span class="tag">{escape(t)}</span>' for t in tags)
     head = f'<div class="title"><h2>{escape(result["break"])}</h2>{marks}</div>'
     look = f'<p class="soft">What one sees: {escape(cut(result["look"], 600))}</p>' if result["look"] else ""
