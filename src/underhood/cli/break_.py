@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from underhood.cli.break_progress import Watcher
+    from underhood.lab.experiment import Result
     from underhood.lab.sabotage import Sabotage
 
 Breaks = list[tuple[str, "Sabotage"]]
@@ -48,7 +50,7 @@ def command(
     _say(results, page, paths, records, target, as_json)
 
 
-def chosen(target: str, baseline: str | None = None) -> "Breaks":
+def chosen(target: str, baseline: str | None = None) -> Breaks:
     """The breaks that ``target`` names, with their full names. Raises ``UserError`` where a prediction is about a figure that the baseline does not have."""
     import dataclasses
 
@@ -70,7 +72,7 @@ def chosen(target: str, baseline: str | None = None) -> "Breaks":
     return [(f"{project.slug}.{s.name}", s) for s in found]
 
 
-def run_id(target: str, breaks: "Breaks") -> str:
+def run_id(target: str, breaks: Breaks) -> str:
     """The same for the same declarations, so that a run which is started again finds its folder."""
     from underhood.lab import baseline as baselines
     from underhood.lab import identity
@@ -78,7 +80,7 @@ def run_id(target: str, breaks: "Breaks") -> str:
     return f"{target}-{identity.digest([identity.declaration_hash(s, baselines.get(s.baseline)) for _, s in breaks])[:8]}"
 
 
-def _may_record(breaks: "Breaks", seeds: int, baseline: str | None, records: Path) -> None:
+def _may_record(breaks: Breaks, seeds: int, baseline: str | None, records: Path) -> None:
     """Refuse before the measurement what ``write_record`` would refuse after it."""
     from underhood.base.errors import UserError
     from underhood.lab import identity
@@ -95,18 +97,23 @@ def _may_record(breaks: "Breaks", seeds: int, baseline: str | None, records: Pat
         raise UserError(f"not registered: {', '.join(new)}", where="--record", remedy="Run `underhood records register` and commit before measuring.")
 
 
-def measure(breaks: "Breaks", seeds: Sequence[int], *, store: Path, workers: int = 0, fresh: bool = False, claims: bool = True, again: str) -> Any:
-    """Say how long it takes, run with live progress, return the results; Ctrl-C says how to go on (``again``) and exits with 130."""
+def watcher_of(breaks: Breaks, seeds: Sequence[int], *, store: Path, workers: int = 0, fresh: bool = False, claims: bool = True) -> "Watcher":
+    """What is left to run, with its estimate; what is shown while it runs."""
     from underhood.cli.break_progress import Watcher
-    from underhood.cli.console import note
-    from underhood.lab.experiment import ARMS, experiment, plan
+    from underhood.lab.experiment import ARMS, plan
     from underhood.lab.run import ArmStore
 
-    jobs = plan(breaks, seeds, claims=claims)
-    arms = ArmStore(store / ARMS)
-    watcher = Watcher(
-        jobs, {} if fresh else {(j.label, j.baseline.name): sum(arms.get(j, s) is not None for s in j.seeds) for j in jobs}, workers or os.cpu_count() or 1
-    )
+    jobs, arms = plan(breaks, seeds, claims=claims), ArmStore(store / ARMS)
+    stored = {} if fresh else {(j.label, j.baseline.name): sum(arms.get(j, s) is not None for s in j.seeds) for j in jobs}
+    return Watcher(jobs, stored, workers or os.cpu_count() or 1)
+
+
+def measure(breaks: Breaks, seeds: Sequence[int], *, store: Path, workers: int = 0, fresh: bool = False, claims: bool = True, again: str) -> "list[Result]":
+    """Say how long it takes, run with live progress, return the results; Ctrl-C says how to go on (``again``) and exits with 130."""
+    from underhood.cli.console import note
+    from underhood.lab.experiment import ARMS, experiment
+
+    watcher = watcher_of(breaks, seeds, store=store, workers=workers, fresh=fresh, claims=claims)
     note(watcher.estimate())
     try:
         with watcher:
