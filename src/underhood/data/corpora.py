@@ -183,13 +183,41 @@ def _docstrings(path: Path) -> Iterator[str]:
                 yield inspect.cleandoc(text)
 
 
-def load_shakespeare() -> Corpus:
-    """1.1 million characters of Shakespeare, once `underhood pull shakespeare` has fetched them."""
-    path = find("tinyshakespeare.txt")
+def _fetched(name: str, file: str) -> Path:
+    """A file that `underhood pull` brought, or that lies in ``$UNDERHOOD_DATA``."""
+    path = find(file)
     if path is None:
-        raise NetworkError("not fetched yet", where="shakespeare", remedy="Run `underhood pull shakespeare` (1.1 MB).")
+        raise NetworkError("not fetched yet", where=name, remedy=f"Run `underhood pull {name}`.")
+    return path
+
+
+def load_shakespeare() -> Corpus:
+    """1.1 million characters of Shakespeare."""
+    path = _fetched("shakespeare", "tinyshakespeare.txt")
     return from_documents("shakespeare", str(path), read_texts(path))
 
 
+def load_the_verdict() -> Corpus:
+    """A short story by Edith Wharton."""
+    path = _fetched("the-verdict", "the-verdict.txt")
+    return from_documents("the-verdict", str(path), read_texts(path))
+
+
+def load_fineweb_edu() -> Corpus:
+    """A thousand educational web pages."""
+    path = _fetched("fineweb-edu", "fineweb-edu.jsonl")
+    try:
+        documents = tuple(str(json.loads(line)["text"]) for line in read_texts(path).documents[0].splitlines())
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"not JSON lines with a text each ({error})", where=str(path), remedy="Remove it and pull it again.") from error
+    return from_documents("fineweb-edu", str(path), Texts(documents))
+
+
 GENERATED: dict[str, Callable[[int], Corpus]] = {"tales": load_tales}
-READ: dict[str, Callable[[], Corpus]] = {"pydoc": load_pydoc, "stdlib": load_stdlib, "shakespeare": load_shakespeare}
+READ: dict[str, Callable[[], Corpus]] = {
+    "pydoc": load_pydoc,
+    "stdlib": load_stdlib,
+    "shakespeare": load_shakespeare,
+    "the-verdict": load_the_verdict,
+    "fineweb-edu": load_fineweb_edu,
+}

@@ -1,0 +1,55 @@
+"""``underhood pull``: fetch a data set or weights into the cache, with progress, resuming what broke off."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="What to fetch; without it, what there is.")] = None,
+    folder: Annotated[Path | None, typer.Option("--folder", help="Put it here instead of the cache.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Fetch a data set or weights. Run it again after an interruption: it goes on where it stopped."""
+    from underhood.cli.console import columns, print_json
+    from underhood.data.pull import SOURCES, pull
+
+    if name is None:
+        says = {name: source.says for name, source in SOURCES.items()}
+        print_json(says) if as_json else print(columns(list(says.items())))
+        return
+    with _Bars() as bars:
+        files = pull(name, folder, bars)
+    if as_json:
+        print_json({"name": name, "files": [str(file) for file in files]})
+        return
+    for file in files:
+        print(file)
+    print(f"Next: underhood sample {files[0].parent}" if name == "gpt2" else f"Next: underhood train {name if folder is None else files[0]}")
+
+
+class _Bars:
+    """A bar for each file on a terminal, nothing elsewhere."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+        console = Console(stderr=True)
+        self.bars = Progress(
+            TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), console=console, disable=not console.is_terminal
+        )
+        self.tasks: dict[str, int] = {}
+
+    def __enter__(self) -> "_Bars":
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+    def __call__(self, file: str, done: int, total: int) -> None:
+        if file not in self.tasks:
+            self.tasks[file] = self.bars.add_task(file)
+        self.bars.update(self.tasks[file], completed=done, total=total or None)  # type: ignore[arg-type]
