@@ -199,3 +199,15 @@ def test_under_json_stdout_holds_json_alone(words: list[str], tmp_path: Path) ->
 def test_an_error_leaves_stdout_empty_under_json() -> None:
     found = underhood("list", "nothing-like-it", "--json")
     assert (found.returncode, found.stdout) == (2, "")
+
+
+# ── every verb ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("name", front.verbs())
+def test_the_help_of_every_verb_comes_without_torch(name: str) -> None:
+    script = f"import sys; from underhood.cli.main import main; code = main([{name!r}, '--help']); print('torch' in sys.modules, file=sys.stderr)"
+    script += "; sys.exit(code)"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, encoding="utf-8", check=False)
+    assert (found.returncode, found.stderr.strip()) == (0, "False")
+    assert found.stdout.startswith(f"Usage: underhood {name}")
