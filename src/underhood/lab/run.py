@@ -199,6 +199,7 @@ class _Pool:
             guard.stop()
             process.kill()
             process.wait()
+            guard.close()
             self.running.discard(process)
         return finished
 
@@ -264,6 +265,14 @@ class _Guard:
 
     def stop(self) -> None:
         self.done.set()
+
+    def close(self) -> None:
+        """Let go of the dead worker's pipes; one that somebody else still holds open is left to them."""
+        self.reader.join(2)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        if self.process.stderr is not None and not self.reader.is_alive():
+            self.process.stderr.close()
 
     def errors(self) -> str:
         self.reader.join(2)
