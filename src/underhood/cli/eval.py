@@ -73,9 +73,7 @@ def _tales(model: "GPT", tokenizer: "Tokenizer", pairs: int, seed: int, context:
     written = score_model(model, tokenizer, seed=seed)
     accuracy = pair_accuracy(model, tokenizer, minimal_pairs(pairs), context=context)
     if show:
-        print(
         print(f"\n{written.texts[0]}\n\nIn {written.scores.sentences} sentences of its own:\n{written.scores}\n")
         print("The right word against the wrong one (chance 50 %):")
-        )
         print(columns([(name, f"{100 * a.share:.0f} %", f"of {a.total}") for name, a in accuracy.items()]))
     return {"scores": written.scores.to_plain(), "pairs": to_plain(accuracy), "texts": list(written.texts)}
