@@ -60,7 +60,7 @@ def close(found: Any, expected: Any, says: str, *, given: Any = None, atol: floa
         len(left) == len(right) and _shape(found) == _shape(expected), says, given=given, expected=f"shape {_shape(expected)}", found=f"shape {_shape(found)}"
     )
     for a, b in zip(left, right, strict=True):
-        near = (math.isnan(a) and math.isnan(b)) or a == b or abs(a - b) <= atol + rtol * abs(b)
+        near = (math.isnan(a) and math.isnan(b)) or a == b or (math.isfinite(b) and abs(a - b) <= atol + rtol * abs(b))
         holds(near, says, given=given, expected=expected, found=found)
 
 
