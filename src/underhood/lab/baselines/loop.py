@@ -1,23 +1,38 @@
 """Healthy runs for the training loop: a small GPT that shows what a bad recipe does, several small batches per update, and an exact resume."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from underhood.base.errors import DataError
 from underhood.base.rng import stream_seed
 from underhood.lab.baseline import Baseline, Metric, Watch
-from underhood.lab.baselines.gpt import CORPUS, EXACT, LOSSES, STEPS_AFTER, VOCABULARY, Curve, ResumeConfig, random_batches, tales, windows
+from underhood.lab.baselines.gpt import (
+    CORPUS,
+    EXACT,
+    LOSSES,
+    STEPS_AFTER,
+    VOCABULARY,
+    Curve,
+    ResumeConfig,
+    largest_gap,
+    random_batches,
+    refused,
+    tales,
+    windows,
+)
 from underhood.lab.baselines.gpt import stop_and_resume as resume
-from underhood.nn.gpt import GPTConfig, build_gpt
+from underhood.lab.probe import at_rest
+from underhood.nn.gpt import GPT, GPTConfig, build_gpt
 from underhood.train.accumulate import Batch, accumulate_gradients
 from underhood.train.groups import decay_groups, named_once
 from underhood.train.loop import BatchSource, TrainConfig, Trainer, next_token
 from underhood.train.loss import IGNORE
 from underhood.train.optim_config import OptimConfig
-from underhood.train.schedule import ScheduleConfig
+from underhood.train.schedule import ScheduleConfig, warmup_stable_decay
 from underhood.train.validate import validation_loss
 
 Found = Mapping[str, float | bool | str]
@@ -44,16 +59,35 @@ def train_small(config: LoopConfig, seed: int, watch: Watch) -> Found:
     curve = Curve(watch)
     trainer = Trainer(model, config.train, batches, callbacks=[curve])
     trainer.run()
+    x, y = random_batches(text.train, config.model.context, 1, seed).next()
     return {
         "train_loss": curve.late(),
         "val_loss": validation_loss(model, windows(text.val, config.model.context, config.check_windows)),
         "largest_step": curve.largest_step(config.train.clip),
         "largest_norm": max(curve.norms),
         "gain": mean_gain(model),
+        "stream_growth": stream_growth(build_gpt(config.model, seed), x),
         "repeats": batches.repeats / max(1, batches.count),
         "gains_are_not_decayed": gains_are_free(model),
         "accumulation_is_exact": accumulation_error(config, seed) <= 1e-5,
+        "no_target_is_refused": refused(DataError, lambda: accumulate_gradients(next_token_of(model), [(x, torch.full_like(y, IGNORE))])),
+        "targets_are_next": torch.equal(x[:, 1:], y[:, :-1]),
+        "seeds_differ": largest_gap(build_gpt(config.model, seed), build_gpt(config.model, seed + 1)) > 0,
+        "layers_differ": layers_differ(build_gpt(config.model, seed)),
+        "plateau_is_kept": all(warmup_stable_decay(step, warmup=5, steps=100) == 1 for step in range(5, 80)),
     }
+
+
+def layers_differ(model: nn.Module) -> bool:
+    """Whether the first two blocks start with different weights."""
+    weights = dict(model.named_parameters())
+    return not torch.equal(weights["blocks.0.attention.qkv.weight"], weights["blocks.1.attention.qkv.weight"])
+
+
+def next_token_of(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    """The summed loss of ``model`` on a batch."""
+    loss_sum = next_token()
+    return lambda x, y: loss_sum(model, x, y)
 
 
 class Recorded:
@@ -92,6 +126,17 @@ def mean_gain(model: nn.Module) -> float:
     return float(torch.cat(gains).mean()) if gains else 0.0
 
 
+def stream_growth(model: GPT, x: Tensor) -> float:
+    """How much larger the residual stream is after the last block than before the first."""
+    sizes: list[Tensor] = []
+    hooks = [module.register_forward_hook(lambda m, i, out: sizes.append(out.square().mean().sqrt())) for module in (model.dropout, model.blocks[-1])]
+    with at_rest(model):
+        model(x)
+    for hook in hooks:
+        hook.remove()
+    return float(sizes[-1] / sizes[0])
+
+
 def gains_are_free(model: nn.Module) -> bool:
     """Whether the groups leave every gain and bias without weight decay."""
     groups = decay_groups(named_once(model), lr=1.0, weight_decay=0.1)
@@ -105,11 +150,10 @@ def accumulation_error(config: LoopConfig, seed: int) -> float:
     source = Recorded(random_batches(text.train, config.model.context, 2, seed), seed)
     batches = [source.next() for _ in range(4)]
     whole = [(torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches]))]
-    loss_sum = next_token()
     gradients = []
     for parts in (batches, whole):
         model.zero_grad()
-        accumulate_gradients(lambda x, y: loss_sum(model, x, y), parts)
+        accumulate_gradients(next_token_of(model), parts)
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
     apart: Tensor = (gradients[0] - gradients[1]).abs().max() / gradients[1].abs().max()
     return float(apart)
@@ -127,6 +171,12 @@ METRICS = LOSSES | {
     "gain": Metric(says="mean gain of the norms, which start at 1", smallest=0.005, worst=0.0, better="neither"),
     "repeats": Metric(says="share of the batches that had been seen before, window for window", floor=0.0, ceiling=1.0, smallest=0.01, worst=1.0),
     "gains_are_not_decayed": Metric(says="no gain and no bias has weight decay", better="neither"),
+    "stream_growth": Metric(says="size of the residual stream after the blocks over that before them, untrained", smallest=0.02, better="neither"),
+    "no_target_is_refused": Metric(says="batches without any target are a DataError", better="neither"),
+    "targets_are_next": Metric(says="each target is the token after its input", better="neither"),
+    "seeds_differ": Metric(says="two seeds give two models", better="neither"),
+    "layers_differ": Metric(says="two layers of one shape start differently", better="neither"),
+    "plateau_is_kept": Metric(says="the learning rate stays at its peak for four fifths of the steps", better="neither"),
     "accumulation_is_exact": Metric(says="four ragged batches in turn give the gradient of all at once", better="neither"),
 }
 
@@ -169,7 +219,7 @@ BASELINES = (
     ),
     Baseline(
         name="loop.resume",
-        says="Two blocks of width 32 with dropout and batches drawn at random, trained for 160 steps, and again with a stop at step 120 and a resume.",
+        says="Two blocks of width 32 with dropout and batches drawn at random, trained for 160 steps, and again with a stop at step 60 and a resume.",
         run=resume,
         config=ResumeConfig(),
         metrics=LOSSES | STEPS_AFTER | {name: EXACT[name] for name in ("evaluation_repeats", "evaluation_is_exact", "resume_is_exact")},
