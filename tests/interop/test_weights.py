@@ -86,9 +86,9 @@ def test_hundreds_of_thousands_of_empty_tensors_are_refused_at_once(tmp_path: Pa
     header = {f"{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(150_000)}
     file = write(tmp_path, header, b"")
     start = time.perf_counter()
-    with pytest.raises(CheckpointError, match=r"tensors|header"):
+    with pytest.raises(CheckpointError, match="150,000 tensors; expected at most"):
         read_weights(file)
-    assert time.perf_counter() - start < 5
+    assert time.perf_counter() - start < 1
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pth"])

@@ -67,8 +67,8 @@ BREAKS: tuple[Sabotage, ...] = (
         kind="part",
         patch=NO_SCALE,
         baseline="attention.four_layers",
-        expect=(Falls("attention_entropy", by=0.1), Keeps("causal")),
-        look="Hardly anything: with weights of deviation 0.02 the scores start near zero, and the projections learn whatever size they need.",
+        expect=(Falls("attention_entropy", by=0.4), Falls("val_loss", by=0.04), Keeps("causal"), Keeps("rows_sum_to_one")),
+        look="Sharper rows and, if anything, a better loss: weights of deviation 0.02 start the scores near zero, and here √d only holds them back.",
         silent=True,
         claim=Claim(
             says="Without scaling, training plateaus 30 percent earlier and at a worse loss.",
