@@ -73,7 +73,7 @@ BREAKS: tuple[Sabotage, ...] = (
         claim=Claim(
             says="Without scaling, training plateaus 30 percent earlier and at a worse loss.",
             source="the published syllabus, project 4",
-            untested="model, data, steps and initial weights are not published; in four layers of width 128 we predict that entropy falls, no more",
+            untested="model, data, steps and initial weights are not published; in four layers of width 128 we predict the opposite: a better loss",
         ),
     ),
     Sabotage(
