@@ -24,7 +24,7 @@ def command(
     seeds: Annotated[int, typer.Option(min=1, max=MOST_SEEDS, help="Seeds a side; below 5 it is a preview.")] = 5,
     first: Annotated[int, typer.Option("--from", min=0, help="The first seed.")] = 0,
     baseline: Annotated[str | None, typer.Option(metavar="NAME", help="Another healthy run than the declared one.")] = None,
-    record: Annotated[bool, typer.Option("--record", help="Commit the measurement to the records.")] = False,
+    record: Annotated[bool, typer.Option("--record", help="Write the measurement into the records.")] = False,
     records: Annotated[Path, typer.Option(metavar="DIR", help="Where the records are.")] = Path("records"),
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder of this run (default: runs/ID).")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Arms side by side (default: one a core).", show_default=False)] = 0,

@@ -37,7 +37,7 @@ def effect(healthy: Sequence[float], broken: Sequence[float]) -> Effect:
     n, mean = len(differences), math.fsum(differences) / len(differences)
     if n == 1:
         return Effect(differences, mean, -math.inf, math.inf)
-    deviation = math.sqrt(math.fsum((d - mean) ** 2 for d in differences) / (n - 1))
+    deviation = math.hypot(*(d - mean for d in differences)) / math.sqrt(n - 1)  # squares of a diverged run's figures would overflow
     half = t_quantile(0.975, n - 1) * deviation / math.sqrt(n)
     return Effect(differences, mean, mean - half, mean + half)
 
