@@ -1,5 +1,8 @@
 """Tokenizers that several tests share."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from underhood.text.bpe import BPE
@@ -16,3 +19,12 @@ def pattern(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def merges(pattern: str) -> list[Pair]:
     return BPE.train(TEXTS, 480, pattern).merges
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """Where larger data is found; tests that need it skip without."""
+    folder = os.environ.get("UNDERHOOD_DATA")
+    if not folder:
+        pytest.skip("UNDERHOOD_DATA is not set: no GPT-2 vocabulary to compare with")
+    return Path(folder)

@@ -3,7 +3,6 @@
 import random
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -87,6 +86,7 @@ def test_auto_works_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "numba", None)
     for name in ("fast_compiled", "compiled_encode", "compiled_train"):
         monkeypatch.delitem(sys.modules, f"underhood.text.{name}", raising=False)
+        monkeypatch.delattr(f"underhood.text.{name}", raising=False)
     monkeypatch.setattr(bpe_fast, "WORTH_COMPILING", 1)
     assert bpe_fast.compiled_engine() is None
     fast, slow = FastBPE.train(TEXTS, 300), BPE.train(TEXTS, 300)
@@ -107,9 +107,9 @@ def test_auto_compiles_for_long_texts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_progress_reaches_the_end(engine: bpe_fast.Engine) -> None:
     seen: list[tuple[int, int]] = []
-    FastBPE.train(TEXTS, 256 + 300, engine=engine, progress=lambda done, wanted: seen.append((done, wanted)))
-    assert seen
-    assert all(wanted == 300 for _, wanted in seen)
+    FastBPE.train(TEXTS, 256 + 200, engine=engine, progress=lambda done, wanted: seen.append((done, wanted)))
+    assert all(wanted == 200 for _, wanted in seen)
+    assert seen[-1] == (200, 200)
 
 
 RUNS = ["a", " ", "'", "\n", "😀", "\u0301", "日"]
@@ -117,34 +117,28 @@ RUNS = ["a", " ", "'", "\n", "😀", "\u0301", "日"]
 
 @pytest.mark.parametrize("char", RUNS)
 def test_a_million_of_one_character_in_time(engine: bpe_fast.Engine, char: str) -> None:
-    """The worst word there is: two seconds for a million characters, where quadratic work would take hours."""
-    merges = BPE.train([char * 64, "the mill"], 256 + 6).merges
-    fast = FastBPE(merges, engine=engine)
+    """The worst word there is. Two seconds for a million characters, and ten times the run takes at most fifteen times as long."""
+    fast = FastBPE(BPE.train([char * 64, "the mill"], 256 + 6).merges, engine=engine)
     fast.encode(char * 100)
-    start = time.process_time()
-    ids = fast.encode(char * 1_000_000)
-    assert time.process_time() - start < 2.0
+    seconds = []
+    for n in (100_000, 1_000_000):
+        start = time.process_time()
+        ids = fast.encode(char * n)
+        seconds.append(time.process_time() - start)
+    assert seconds[1] < 2.0
+    assert seconds[1] <= 15 * seconds[0] + 0.5
     assert fast.decode(ids) == char * 1_000_000
 
 
-@pytest.mark.parametrize("char", RUNS)
-def test_work_on_a_run_is_linear(char: str) -> None:
-    """Counted, not timed: ten times the run looks up at most fifteen times as many pairs."""
-    new_ids = {pair: 256 + rank for rank, pair in enumerate(BPE.train([char * 64], 256 + 6).merges)}
-    counts = [lookups(char * n, new_ids) for n in (1_000, 10_000, 100_000)]
-    assert counts[1] <= 15 * counts[0]
-    assert counts[2] <= 15 * counts[1]
-
-
-def lookups(text: str, new_ids: dict[Pair, int]) -> int:
-    class Counting(dict[Pair, int]):
-        def get(self, pair: Pair, default: int | None = None) -> int | None:  # type: ignore[override]
-            seen["get"] += 1
-            return super().get(pair, default)
-
-    seen = Counter[str]()
-    fast_python.encode_by_places(fast_python.byte_ids(text.encode()), Counting(new_ids))
-    return seen["get"]
+@settings(max_examples=60, deadline=None)
+@given(st.text(alphabet="abc", min_size=513, max_size=700), st.integers(0, 60))
+def test_endless_words_of_few_letters(text: str, n: int) -> None:
+    """Longer than is scanned: places of one rank that overlap, touch, and arise from each other."""
+    merges = BPE.train(["abcacbaab" * 3, text[:200]], 256 + n).merges if n else []
+    slow = BPE(merges).encode(text)
+    assert FastBPE(merges, engine="python").encode(text) == slow
+    if bpe_fast.compiled_engine():
+        assert FastBPE(merges, engine="compiled").encode(text) == slow
 
 
 def test_compiled_code_is_kept_in_memory_where_no_cache_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:

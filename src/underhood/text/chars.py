@@ -64,7 +64,12 @@ class CharTokenizer:
     def of_document(cls, document: Mapping[str, Any], where: str) -> "CharTokenizer":
         """The tokenizer that a parsed ``tokenizer.json`` describes; ``where`` names the file in errors."""
         vocab = document["model"].get("vocab")
-        if not isinstance(vocab, dict) or not vocab or sorted(vocab.values(), key=str) != sorted(range(len(vocab)), key=str):
+        if (
+            not isinstance(vocab, dict)
+            or not vocab
+            or {type(number) for number in vocab.values()} != {int}
+            or sorted(vocab.values()) != list(range(len(vocab)))
+        ):
             raise TokenizerError("missing, empty, or its ids have gaps", where=f"{where}: model.vocab", expected="one id a character from 0 on")
         if not all(len(char) == 1 for char in vocab):
             raise TokenizerError("some entry is no single character", where=f"{where}: model.vocab")

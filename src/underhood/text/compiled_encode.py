@@ -6,7 +6,7 @@ one has a hash as its key and its bytes are compared. Kernels never grow an arra
 """
 
 # mypy: ignore-errors
-# ruff: noqa: PLR0917, PLR1714 (kernels take arrays by position, and numba compiles comparisons better than sets)
+# ruff: noqa: PLR1714 (numba compiles comparisons better than sets)
 
 from collections.abc import Callable
 from typing import Any

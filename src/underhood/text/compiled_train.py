@@ -7,7 +7,6 @@ Kernels never grow an array: they stop where room ends and the caller, ``bpe_fas
 """
 
 # mypy: ignore-errors
-# ruff: noqa: PLR0917 (kernels take arrays by position, and numba compiles comparisons better than sets)
 
 import numpy as np
 

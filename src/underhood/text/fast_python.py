@@ -1,18 +1,26 @@
-"""The fast tokenizer in plain Python: pair counts kept up to date, words encoded once. Used where numba is absent and for short texts."""
+"""The fast tokenizer without numba: pair counts kept up to date, words encoded once, endless words in NumPy.
+
+It does the work where numba is absent, and on short texts everywhere.
+"""
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 
+import numpy as np
 import regex  # type: ignore[import-untyped]
+from jaxtyping import Int32, Int64
 
-from underhood.text.alphabet import byte_ids, utf8, well_formed
+from underhood.text.alphabet import ID_OF_BYTE, byte_ids, utf8, well_formed
 from underhood.text.bpe import count_pairs, count_words, merge
 from underhood.text.split import expression
 from underhood.text.vocabulary import Pair
 
-SCAN = 32  # up to this many symbols a scan for the lowest rank beats lists of places
+SCAN = 512  # up to this many symbols a scan for the lowest rank beats lists of places
+FEW = 8  # up to this many kinds of pair, comparing with each beats sorting
+GONE = -1
+Places = Int32[np.ndarray, "n"]
 REMEMBERED = 1 << 16  # words; then the memory starts afresh
 LONGEST_REMEMBERED = 1 << 10  # characters
 Progress = Callable[[int, int], None]
@@ -45,7 +53,7 @@ def learn(texts: Iterable[str], pattern: str, n: int, progress: Progress | None 
             if change > 0:
                 heapq.heappush(heap, (-pairs[pair], pair))
         merges.append(best)
-        if progress and len(merges) % 256 == 0:
+        if progress and (len(merges) % 256 == 0 or len(merges) == n):
             progress(len(merges), n)
     return merges
 
@@ -68,6 +76,7 @@ class PythonEncoder:
 
     def __init__(self, merges: Sequence[Pair], pattern: str) -> None:
         self.words = regex.compile(expression(pattern)).findall
+        self.merges = merges
         self.new_ids = {pair: 256 + rank for rank, pair in enumerate(merges)}
         self.known: dict[str, list[int]] = {}
 
@@ -83,8 +92,8 @@ class PythonEncoder:
         return ids
 
     def _encode_word(self, word: str) -> list[int]:
-        ids = byte_ids(utf8(word))
-        found = encode_by_scan(ids, self.new_ids) if len(ids) <= SCAN else encode_by_places(ids, self.new_ids)
+        data = utf8(word)
+        found = encode_by_scan(byte_ids(data), self.new_ids) if len(data) <= SCAN else encode_by_places(data, self.merges, self.new_ids)
         if len(word) <= LONGEST_REMEMBERED:
             if len(self.known) >= REMEMBERED:
                 self.known.clear()
@@ -110,37 +119,69 @@ def encode_by_scan(ids: list[int], new_ids: dict[Pair, int]) -> list[int]:
     return ids
 
 
-def encode_by_places(ids: list[int], new_ids: dict[Pair, int]) -> list[int]:
-    """As ``encode_by_scan`` for long words: all places of one rank are merged in one go, from left to right.
+def encode_by_places(word: bytes, merges: Sequence[Pair], new_ids: dict[Pair, int]) -> list[int]:
+    """As ``encode_by_scan`` for endless words: all places of one rank are merged in one go, from left to right, in NumPy.
 
-    That is the same order: a merge makes pairs of higher rank only, because its token has to exist before they can be learned.
+    That is the same order: a merge makes pairs of higher rank only, because its token has to exist before they can be learned. Every place is
+    listed once a merge beside it, so the work is linear in the word.
     """
-    n = len(ids)
-    following, previous = list(range(1, n + 1)), list(range(-1, n - 1))  # n stands for the end
-    places: defaultdict[int, list[int]] = defaultdict(list)
-    for i, pair in enumerate(pairwise(ids)):
-        if pair in new_ids:
-            places[new_ids[pair]].append(i)
-    waiting = list(places)
-    heapq.heapify(waiting)
+    n = len(word)
+    symbols = np.append(np.array(ID_OF_BYTE, np.int32)[np.frombuffer(word, np.uint8)], np.int32(GONE))  # the last stands for the end
+    following, previous = np.arange(1, n + 2, dtype=np.int32), np.arange(-1, n, dtype=np.int32)
+    places: dict[int, list[Places]] = {}
+    waiting: list[int] = []
+
+    def enter(at: Places) -> None:
+        """List each of these places under the id that it and its right neighbour merge into."""
+        for new, group in _by_new_id(at, symbols[at].astype(np.int64) << 32 | symbols[following[at]], new_ids):
+            if new not in places:
+                heapq.heappush(waiting, new)
+            places.setdefault(new, []).append(group)
+
+    enter(np.arange(n - 1, dtype=np.int32))
     while waiting:
         new = heapq.heappop(waiting)
-        for i in sorted(places.pop(new)):
-            j = following[i]
-            if j == n or new_ids.get((ids[i], ids[j])) != new:
-                continue  # merged away since it was listed
-            ids[i], ids[j], after = new, -1, following[j]
-            following[i] = after
-            if after < n:
-                previous[after] = i
-                _list_place(new_ids.get((new, ids[after])), i, places, waiting)
-            if previous[i] >= 0:
-                _list_place(new_ids.get((ids[previous[i]], new)), previous[i], places, waiting)
-    return [i for i in ids if i >= 0]
+        left, right = merges[new - 256]
+        at = _in_order(places.pop(new))
+        at = at[(symbols[at] == left) & (symbols[following[at]] == right)]  # others were merged away since they were listed
+        if left == right:
+            at = _every_other(at, following)
+        gone = following[at]
+        symbols[at], symbols[gone] = new, GONE
+        following[at] = following[gone]
+        previous[following[at]] = at
+        before = previous[at]
+        enter(_in_order([before[before >= 0], at[following[at] < n]]))
+    found: list[int] = symbols[symbols != GONE].tolist()
+    return found
 
 
-def _list_place(rank: int | None, place: int, places: defaultdict[int, list[int]], waiting: list[int]) -> None:
-    if rank is not None:
-        if rank not in places:
-            heapq.heappush(waiting, rank)
-        places[rank].append(place)
+def _in_order(groups: list[Places]) -> Places:
+    """All places of the groups from left to right, each once."""
+    at: Places = np.sort(np.concatenate(groups), kind="stable")
+    once: Places = at[np.append(True, at[1:] != at[:-1])[: len(at)]]
+    return once
+
+
+def _by_new_id(at: Places, keys: Int64[np.ndarray, "n"], new_ids: dict[Pair, int]) -> Iterator[tuple[int, Places]]:
+    """The places grouped by the id that their pair (left id × 2³² + right id) merges into; pairs that do not merge are left out."""
+    distinct = np.unique(keys)
+    known = [new_ids.get((key >> 32, key & 0xFFFFFFFF), GONE) for key in distinct.tolist()]
+    which = np.array(known, np.int32)[np.searchsorted(distinct, keys)]
+    for new in sorted({new for new in known if new != GONE}) if len(distinct) <= FEW else ():
+        yield new, at[which == new]
+    if len(distinct) > FEW:
+        order = np.argsort(which, kind="stable")
+        starts = np.flatnonzero(np.diff(which[order], prepend=GONE - 1))
+        for start, group in zip(starts, np.split(at[order], starts[1:]), strict=True):
+            if which[order[start]] != GONE:
+                yield int(which[order[start]]), group
+
+
+def _every_other(at: Places, following: Places) -> Places:
+    """Of places that overlap (in a a a the first two or the last two merge) the first, the third …, in each run."""
+    index = np.arange(len(at))
+    starts_run = np.concatenate([[True], following[at[:-1]] != at[1:]])[: len(at)]
+    first = np.maximum.accumulate(np.where(starts_run, index, 0))
+    kept: Places = at[(index - first) % 2 == 0]
+    return kept

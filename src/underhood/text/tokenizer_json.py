@@ -12,7 +12,7 @@ from typing import Any
 
 from underhood.base.errors import TokenizerError, UserError
 from underhood.base.files import write_atomic
-from underhood.text.alphabet import BYTE_OF_CHAR, CHAR_OF_BYTE, to_chars
+from underhood.text.alphabet import CHAR_OF_BYTE, to_chars
 from underhood.text.special import number_special
 from underhood.text.split import PATTERNS
 from underhood.text.vocabulary import Pair, Vocabulary, token_bytes
@@ -61,17 +61,17 @@ def read_document(path: str | os.PathLike[str]) -> dict[str, Any]:
     where = str(path)
     try:
         if path.stat().st_size > LARGEST_FILE:
-            raise TokenizerError(f"the file has {path.stat().st_size:,} bytes", where=where, expected=f"at most {LARGEST_FILE:,}")
+            raise TokenizerError(f"the file has {path.stat().st_size:,} bytes, more than the {LARGEST_FILE:,} allowed")
         document = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_duplicates)
     except FileNotFoundError:
         raise TokenizerError("no such file", where=where) from None
     except OSError as error:
         raise TokenizerError(error.strerror or str(error), where=where, expected="a readable tokenizer.json") from None
+    except TokenizerError as error:
+        raise TokenizerError(error.problem, where=where) from None
     except RecursionError:
         raise TokenizerError("nested too deeply", where=where) from None
     except ValueError as error:
-        if isinstance(error, TokenizerError):
-            raise
         raise TokenizerError(f"not valid JSON ({error})", where=where, expected="a tokenizer.json") from None
     if not isinstance(document, dict) or not isinstance(document.get("model"), dict):
         raise TokenizerError("no model in it", where=where, expected="a tokenizer.json with the field 'model'")
@@ -129,7 +129,10 @@ def _merges(model: Mapping[str, Any], where: str) -> list[Pair]:
 
 def _special(document: Mapping[str, Any], tokens: list[bytes], where: str) -> dict[str, int]:
     special: dict[str, int] = {}
-    for k, entry in enumerate(document.get("added_tokens") or []):
+    added = document.get("added_tokens") or []
+    if not isinstance(added, list):
+        raise TokenizerError(f"found {added!r}", where=f"{where}: added_tokens", expected="a list")
+    for k, entry in enumerate(added):
         here = f"{where}: added_tokens[{k}]"
         name, number = (entry.get("content"), entry.get("id")) if isinstance(entry, dict) else (None, None)
         if not isinstance(name, str) or not name or not isinstance(number, int) or isinstance(number, bool):
@@ -150,27 +153,36 @@ def _require_vocab(vocab: Mapping[str, Any], tokens: list[bytes], special: Mappi
             raise TokenizerError(
                 f"{to_chars(token)!r} has {found}", where=f"{where}: model.vocab", expected=f"{number}, as the order of bytes and merges gives"
             )
-    extra = [name for name in vocab if name not in special and not all(char in BYTE_OF_CHAR for char in name)]
-    extra += [name for name, number in vocab.items() if name in special and special[name] != number]
-    if extra or len(vocab) > len(tokens) + len(special):
-        extra = extra or list(set(vocab) - {to_chars(token) for token in tokens} - set(special))
-        raise TokenizerError(f"holds {extra[0]!r}, which no merge makes", where=f"{where}: model.vocab")
+    known = {to_chars(token) for token in tokens}
+    for name, number in vocab.items():
+        if name not in known and special.get(name) != number:
+            raise TokenizerError(f"holds {name!r}, which no merge makes", where=f"{where}: model.vocab")
 
 
 def _pattern(document: Mapping[str, Any], where: str) -> str:
     """The name of the pattern that the pre-tokeniser stands for."""
-    stage = document.get("pre_tokenizer") or {}
-    stages = stage.get("pretokenizers", []) if stage.get("type") == "Sequence" else [stage]
-    found: list[str] = []
-    for part in stages:
-        if part.get("type") == "Split" and part.get("behavior") == "Isolated" and not part.get("invert"):
-            found += [name for name, regular in PATTERNS.items() if (part.get("pattern") or {}).get("Regex") == regular] or ["unknown"]
-        elif part.get("type") == "ByteLevel" and not part.get("add_prefix_space", True):
-            found += ["gpt2"] if part.get("use_regex", True) else []
-        else:
-            found.append("unknown")
-    if len(found) != 1 or found[0] == "unknown" or stages[-1].get("type") != "ByteLevel":
-        raise TokenizerError(
-            f"found {json.dumps(stage)[:200]}", where=f"{where}: pre_tokenizer", expected=f"byte-level with the pattern of {' or '.join(PATTERNS)}"
-        )
-    return found[0]
+    stage = document.get("pre_tokenizer")
+    parts = stage.get("pretokenizers") if isinstance(stage, dict) and stage.get("type") == "Sequence" else [stage]
+    patterns = [name for name in map(_pattern_of_part, parts) if name] if isinstance(parts, list) else [UNKNOWN]
+    if len(patterns) != 1 or UNKNOWN in patterns or not _is_byte_level(parts):
+        expected = f"byte-level with the pattern of {' or '.join(PATTERNS)}"
+        raise TokenizerError(f"found {json.dumps(stage)[:200]}", where=f"{where}: pre_tokenizer", expected=expected)
+    return patterns[0]
+
+
+UNKNOWN = "unknown"
+
+
+def _is_byte_level(parts: Any) -> bool:
+    return isinstance(parts[-1], dict) and parts[-1].get("type") == "ByteLevel"
+
+
+def _pattern_of_part(part: Any) -> str:
+    """The name of the pattern by which one pre-tokeniser splits; empty where it does not split; UNKNOWN where we could not do as it does."""
+    if not isinstance(part, dict):
+        return UNKNOWN
+    if part.get("type") == "ByteLevel" and part.get("add_prefix_space") is False:
+        return "gpt2" if part.get("use_regex", True) else ""
+    if part.get("type") == "Split" and part.get("behavior") == "Isolated" and not part.get("invert") and isinstance(part.get("pattern"), dict):
+        return next((name for name, regular in PATTERNS.items() if regular == part["pattern"].get("Regex")), UNKNOWN)
+    return UNKNOWN
