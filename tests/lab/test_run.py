@@ -88,6 +88,20 @@ def test_one_bad_arm_does_not_end_the_others_of_its_worker(tiny: Baseline, tmp_p
     assert [a.how for a in arms] == ["Died"] * 3 + ["done"] * 3
 
 
+def test_every_end_is_told_after_the_arm_is_kept(tiny: Baseline, tmp_path: Path) -> None:
+    path = tmp_path / "arms.jsonl"
+    told: list[tuple[int, str, bool]] = []
+
+    def listen(label: str, event: dict[str, Any]) -> None:
+        if event["event"] == "end":
+            kept = [json.loads(line)["seed"] for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+            told.append((event["seed"], event["how"], event["seed"] in kept))
+
+    jobs = [job(tiny, Set("trouble", "die"), seeds=(0, 1)), job(tiny, label="healthy", seeds=(5,))]
+    run_jobs(jobs, ArmStore(path), workers=1, listen=listen)
+    assert told == [(0, "Died", True), (1, "Died", True), (5, "done", True)]
+
+
 def test_a_patch_that_never_ran_is_an_error(tiny: Baseline, tmp_path: Path) -> None:
     with pytest.raises(NotReached, match="never_called"):
         run_jobs([job(tiny, Edit("arms_of_tests:never_called", "x + 1", "x + 2"))], ArmStore(tmp_path / "a.jsonl"), workers=1)

@@ -204,16 +204,18 @@ def _caption(judgement: Plain) -> str:
 
 
 def _property_rows(prediction: Plain, trial: Plain) -> str:
-    """A mark for every seed, where the prediction is about a property."""
+    """A mark for every seed, where the prediction is about a property on which the seeds of one side differ."""
     if prediction["kind"] not in ("Violates", "Keeps"):
         return ""
+    held = {which: [a["figures"].get(prediction["metric"]) is True for a in trial[which]] for which in ("healthy", "broken")}
+    if all(len(set(marks)) == 1 for marks in held.values()):
+        return ""
 
-    def mark(arm: Plain) -> str:
-        holds = arm["figures"].get(prediction["metric"]) is True
-        return f'<span class="{"yes" if holds else "no"}">{"holds" if holds else "does not"}</span>'
+    def mark(holds: bool) -> str:
+        return f'<td class="{"yes" if holds else "no"}">{"holds" if holds else "does not"}</td>'
 
     head = "".join(f"<th>seed {escape(str(s))}</th>" for s in trial["seeds"][:20])
-    rows = "".join(f"<tr><td>{which}</td>{''.join(f'<td>{mark(a)}</td>' for a in trial[which][:20])}</tr>" for which in ("healthy", "broken"))
+    rows = "".join(f"<tr><td>{which}</td>{''.join(mark(m) for m in marks[:20])}</tr>" for which, marks in held.items())
     return f'<div class="scroll"><table class="seeds"><tr><th></th>{head}</tr>{rows}</table></div>'
 
 

@@ -207,7 +207,6 @@ class _Pool:
         finished: set[int] = set()
         seed, curve = job.seeds[0], list[dict[str, float]]()
         for event in _events(process):
-            self.listen(job.label, event)
             if event["event"] == "start":
                 seed, curve = event["seed"], []
                 guard.restart()
@@ -217,13 +216,16 @@ class _Pool:
                 values = {k: v for k, v in event.items() if k not in ("event", "seed")}
                 self._keep(job, seed, curve, **values)
                 finished.add(seed)
+            self.listen(job.label, event)  # after the arm is kept: who hears of its end may rely on it
         if len(finished) == len(job.seeds) or self.stopping.is_set():
             return finished
         errors = guard.errors()
         if not guard.why and not finished and not curve and process.wait() != 0 and "Error" in errors:
             raise UnderhoodError(f"an arm of {job.baseline.name} ({job.label}) did not start: {errors.strip().splitlines()[-1]}")
         open_seed = seed if seed not in finished else next(s for s in job.seeds if s not in finished)
-        self._keep(job, open_seed, curve, how=guard.why or "Died", message=errors[-500:], context=identity.loaded_context())
+        how = guard.why or "Died"
+        self._keep(job, open_seed, curve, how=how, message=errors[-500:], context=identity.loaded_context())
+        self.listen(job.label, {"event": "end", "seed": open_seed, "how": how})
         return finished | {open_seed}
 
     def _keep(self, job: Job, seed: int, curve: list[dict[str, float]], **values: Any) -> None:
