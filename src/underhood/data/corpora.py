@@ -80,13 +80,15 @@ def from_documents(name: str, source: str, texts: Texts) -> Corpus:
 def split(documents: Iterable[str]) -> tuple[list[str], list[str]]:
     """(train, val), both with at least one document."""
     documents = list(documents)
-    if len(documents) == 1:
-        (text,) = documents
-        cut = len(text) * 9 // 10
-        return [text[:cut]], [text[cut:]]
+    if len(set(documents)) == 1:
+        cut = len(documents[0]) * 9 // 10
+        return [documents[0][:cut]], [documents[0][cut:]]
     ranks = [_rank(text) for text in documents]
-    bound = min(max(HELD_OUT, min(ranks)), max(ranks) - 1e-18)  # at least one on either side
-    return [d for d, r in zip(documents, ranks, strict=True) if r > bound], [d for d, r in zip(documents, ranks, strict=True) if r <= bound]
+    held_out = {rank for rank in ranks if rank < HELD_OUT} or {min(ranks)}
+    if held_out == set(ranks):
+        held_out.remove(max(ranks))
+    sides = [[text for text, rank in zip(documents, ranks, strict=True) if (rank in held_out) is out] for out in (False, True)]
+    return sides[0], sides[1]
 
 
 def _rank(text: str) -> float:

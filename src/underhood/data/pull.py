@@ -177,14 +177,13 @@ def fetch_rows(remote: Remote, path: Path, column: str, pages: int, progress: Pr
     """Put the pages of a table together as JSON lines ``{"text": …}``; the pages that have come are kept until all have."""
     if path.exists():
         return path
-    held = path.with_name(path.name + ".pages")
+    held, texts = path.with_name(path.name + ".pages"), list[str]()
     for page in range(pages):
         url = f"{remote.url}&offset={page * ROWS_PER_PAGE}&length={ROWS_PER_PAGE}"
-        fetch(Remote(url, ""), held / f"{page:04}.json")
+        texts += _column(fetch(Remote(url, ""), held / f"{page:04}.json"), column)
         if progress:
             progress(path.name, page + 1, pages)
-    lines = [json.dumps({"text": text}, ensure_ascii=False) for page in range(pages) for text in _column(held / f"{page:04}.json", column)]
-    write_atomic(path, "\n".join(lines) + "\n")
+    write_atomic(path, "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts))
     for file in held.iterdir():
         file.unlink()
     held.rmdir()

@@ -148,9 +148,10 @@ def _opposite(right: str) -> tuple[str, str]:
 
 
 def _pair(text: str, spot: _Spot, right: str, wrong: str, *, skill: str, kind: str = "") -> Pair:
-    """The continuations run to the end of the word, its full stop included."""
+    """The continuations run to the end of the word, its full stop included; of the next word where one begins the other («hide», «hides»)."""
     at, end = spot.at, spot.at + len(right)
-    tail = re.match(r"\S*", text[end:])
+    nested = right.startswith(wrong) or wrong.startswith(right)
+    tail = re.match(r"\S* \S*" if nested else r"\S*", text[end:])
     rest = tail.group() if tail else ""
     space = " " if text[at - 1] == " " else ""
     return Pair(skill, text[: at - len(space)], space + right + rest, space + wrong + rest, kind, spot.distance)

@@ -10,6 +10,7 @@ import functools
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import zip_longest
 
 from underhood.data.tales_grammar import GRAMMAR, Grammar, Template, say
 from underhood.data.tales_slots import RECALLS, SLOTS, Said, slot_kind
@@ -81,16 +82,23 @@ class Judgement:
     distance: int = 0
 
 
-def score(texts: str | Iterable[str], grammar: Grammar = GRAMMAR, *, given: int = 0) -> Scores:
+def score(texts: str | Iterable[str], grammar: Grammar = GRAMMAR, *, prompts: Iterable[str] = ()) -> Scores:
     """The scores of a text, or of several together. New lines and ``<|endoftext|>`` end a story, and with it what is known.
 
-    ``given``: so many sentences at the head of each text are a prompt: read, and not counted.
+    ``prompts``: what each text goes on from; it is read, and not counted.
     """
     texts = [texts] if isinstance(texts, str) else texts
-    judged = [j for text in texts for i, story in enumerate(_STORY_END.split(text)) for j in judge(story, grammar, 0 if i else given)]
+    judged = [j for text, prompt in zip_longest(texts, prompts, fillvalue="") for j in _judge_text(text, prompt, grammar)]
     skills = {skill: _share(j.right for j in judged if j.skill == skill) for skill in SKILLS}
     recall = [j for j in judged if j.skill == "recall" and j.distance]
     return Scores(skills, {d: _share(j.right for j in recall if min(j.distance, FAR) == d) for d in range(1, FAR + 1)})
+
+
+def _judge_text(text: str, prompt: str, grammar: Grammar) -> Iterator[Judgement]:
+    first, *others = _STORY_END.split(text)
+    yield from judge(first, grammar, prompt)
+    for story in others:
+        yield from judge(story, grammar)
 
 
 def _share(rights: Iterable[bool]) -> Share:
@@ -104,23 +112,29 @@ def sentences(story: str) -> list[str]:
     return [s for a, b in itertools.pairwise(cuts) if (s := story[a:b].strip())]
 
 
-def judge(story: str, grammar: Grammar = GRAMMAR, given: int = 0) -> Iterator[Judgement]:
-    """Everything that can be said of a story after its first ``given`` sentences, sentence by sentence."""
+def judge(story: str, grammar: Grammar = GRAMMAR, prompt: str = "") -> Iterator[Judgement]:
+    """Everything that can be said of a story, sentence by sentence; ``prompt`` is what stood before it."""
     world = grammar.begin()
-    for i, sentence in enumerate(sentences(story)):
-        reading = _read(sentence, world, grammar)
-        if i >= given:
-            yield from _marks(sentence)
-            yield Judgement("parsed", reading is not None)
-            yield from reading[2] if reading else ()
-        asked = world.pending
-        if reading:
-            template, said, _ = reading
-            say(template, world, said)
-        else:
-            world.n, world.topic = world.n + 1, ""
-        if world.pending is asked:
-            world.pending = None  # a question waits for one sentence only
+    for sentence in sentences(prompt):
+        _take_in(sentence, world, grammar)
+    for sentence in sentences(story):
+        yield from _marks(sentence)
+        yield from _take_in(sentence, world, grammar)
+
+
+def _take_in(sentence: str, world: World, grammar: Grammar) -> list[Judgement]:
+    """Judge a sentence and let it change what is known."""
+    asked, reading = world.pending, _read(sentence, world, grammar)
+    judgements = [Judgement("parsed", reading is not None)]
+    if reading:
+        template, said, slots = reading
+        judgements += slots
+        say(template, world, said)
+    else:
+        world.n, world.topic = world.n + 1, ""
+    if world.pending is asked:
+        world.pending = None  # a question waits for one sentence only
+    return judgements
 
 
 def _marks(sentence: str) -> Iterator[Judgement]:

@@ -6,6 +6,7 @@ finds likelier. The first is what a reader sees, the second is cheap and steady:
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -24,7 +25,9 @@ from underhood.nn.gpt import GPT
 from underhood.text.tokenizer import Tokenizer
 
 PROMPT_SEED = 1_000_003  # of the stories whose first sentences are the prompts; no corpus has it
-PROMPTS = 40
+PROMPTS = 8
+COPIES = 4  # of each prompt in a round: they share a batch
+ROUNDS = 5  # at most; a round of whole tales has more than 200 sentences
 STORY_CHARACTERS = 450  # longer than nearly every tale
 
 
@@ -42,33 +45,34 @@ def prompts(n: int = PROMPTS) -> list[str]:
 
 
 def score_model(model: GPT, tokenizer: Tokenizer, *, seed: int = 0, least: int = 200, sample: SampleConfig | None = None) -> Written:
-    """Let the model go on from the fixed prompts, over and over until it has written ``least`` sentences, and score them (not the prompts).
+    """Let the model go on from the fixed prompts until it has written ``least`` sentences, and score them (not the prompts).
 
-    ``sample``: how to choose tokens; by default at temperature 1, as many as a tale may need. A sentence cut off by the limit is not counted.
-    Raises ``DataError`` when the model writes no sentences at all.
+    ``sample``: how to choose tokens; by default at temperature 1, as many as a tale may need. A sentence cut off by the limit is not counted,
+    unless the model had not ended any. After ``ROUNDS`` rounds there may be fewer sentences: the counts say how many.
     """
     end = end_id(tokenizer)
-    opening = prompts()
+    opening = [prompt for prompt in prompts() for _ in range(COPIES)]
     ids = [([] if end is None else [end]) + tokenizer.encode(prompt) for prompt in opening]
     per_character = sum(map(len, ids)) / sum(map(len, opening))
     sample = sample or SampleConfig(max_tokens=round(STORY_CHARACTERS * per_character))
     sample = dataclasses.replace(sample, end_ids=sample.end_ids or (() if end is None else (end,)))
     generator = torch.Generator().manual_seed(stream_seed(seed, "sample/tales"))
-    texts, scores = list[str](), score(())
-    for _ in range(least):
-        for prompt, new in zip(opening, generate_batch(model, ids, sample, generator), strict=True):
-            text = prompt + tokenizer.decode(new)
-            texts.append(_whole_sentences(text) if len(new) == sample.max_tokens else text)
-        scores = score(texts, given=1)
+    written, scores = list[str](), score(())
+    for _ in range(ROUNDS):
+        for new in generate_batch(model, ids, sample, generator):
+            text = tokenizer.decode(new)
+            written.append(_whole_sentences(text) if len(new) == sample.max_tokens else text)
+        scores = score(written, prompts=opening * (len(written) // len(opening)))
         if scores.sentences >= least:
-            return Written(tuple(texts), scores)
-    raise DataError(f"the model wrote {scores.sentences} sentences in {least} rounds", expected=f"{least}", remedy="Let it write more tokens.")
+            break
+    return Written(tuple(prompt + text for prompt, text in zip(cycle(opening), written, strict=False)), scores)
 
 
 def _whole_sentences(text: str) -> str:
-    """``text`` without its last sentence where that one has no end."""
+    """``text`` without a last sentence that has no end, if it has others."""
     *whole, last = sentences(text) or [""]
-    return text if last.rstrip("\"')")[-1:] in (".", "!", "?") else text[: text.rindex(last)] if whole else text
+    ended = last.rstrip("\"')").endswith((".", "!", "?"))
+    return text if ended or not whole else text[: text.rindex(last)]
 
 
 @dataclasses.dataclass(frozen=True)
