@@ -102,6 +102,7 @@ def test_no_pairs_is_an_error() -> None:
 def test_the_prompts_are_fixed_openings() -> None:
     assert prompts() == prompts()
     assert len(set(prompts())) == tales.PROMPTS
+    assert prompts(3) == prompts()[:3]
     assert score(prompts())["parsed"].share == 1.0
     assert not any(story.text.startswith(prompts()[0]) for story in generate(100, 0))
 
@@ -122,8 +123,8 @@ def test_a_model_that_cannot_write_is_scored_and_nothing_is_left_out() -> None:
 
 def test_a_model_that_writes_tales_is_scored_as_the_scorer_scores_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in for sampling that writes the rest of the stories whose beginnings the prompts are."""
-    stories = [s.text for s in generate(tales.PROMPTS, tales.PROMPT_SEED) for _ in range(tales.COPIES)]
-    opening = [prompt for prompt in prompts() for _ in range(tales.COPIES)]
+    stories = [s.text for s in generate(tales.DISTINCT, tales.PROMPT_SEED) for _ in range(tales.COPIES)]
+    opening = [prompt for prompt in prompts(tales.DISTINCT) for _ in range(tales.COPIES)]
 
     def write(model: object, ids: list[list[int]], config: SampleConfig, generator: torch.Generator) -> list[list[int]]:
         return [CHARS.encode(story[len(prompt) :]) for story, prompt in zip(stories, opening, strict=True)]

@@ -25,8 +25,8 @@ from underhood.nn.gpt import GPT
 from underhood.text.tokenizer import Tokenizer
 
 PROMPT_SEED = 1_000_003  # of the stories whose first sentences are the prompts; no corpus has it
-PROMPTS = 8
-COPIES = 4  # of each prompt in a round: they share a batch
+PROMPTS = 40
+DISTINCT, COPIES = 8, 4  # of them, and of each, in a round of ``score_model``: copies share a batch
 ROUNDS = 5  # at most; a round of whole tales has more than 200 sentences
 STORY_CHARACTERS = 450  # longer than nearly every tale
 
@@ -51,7 +51,7 @@ def score_model(model: GPT, tokenizer: Tokenizer, *, seed: int = 0, least: int =
     unless the model had not ended any. After ``ROUNDS`` rounds there may be fewer sentences: the counts say how many.
     """
     end = end_id(tokenizer)
-    opening = [prompt for prompt in prompts() for _ in range(COPIES)]
+    opening = [prompt for prompt in prompts(DISTINCT) for _ in range(COPIES)]
     ids = [([] if end is None else [end]) + tokenizer.encode(prompt) for prompt in opening]
     per_character = sum(map(len, ids)) / sum(map(len, opening))
     sample = sample or SampleConfig(max_tokens=round(STORY_CHARACTERS * per_character))
