@@ -10,8 +10,8 @@ from html import escape
 from underhood.base.errors import UserError
 from underhood.scalar.value import Value
 
-WIDTH, HEIGHT = 112, 50  # of a box, in pixels
-ACROSS, DOWN = 176, 68  # from box to box
+WIDTH, HEIGHT = 124, 50  # of a box, in pixels
+ACROSS, DOWN = 184, 68  # from box to box
 MARGIN = 24
 LIMIT = 300  # boxes beyond which nobody reads the picture
 

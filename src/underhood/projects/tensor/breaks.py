@@ -1,0 +1,162 @@
+"""How to break the tensor library and the character model. Predictions come from pilots on seeds of their own."""
+
+from underhood.lab.sabotage import Claim, Crashes, Edit, Falls, Keeps, Rises, Sabotage, Stays, Violates
+
+TENSOR = "underhood.tensor.tensor"
+FUNCTIONS = "underhood.tensor.functions"
+BASELINE = "tensor.characters"
+SHIFT = "logits - logits.data.max(axis=-1, keepdims=True)"
+
+BREAKS: tuple[Sabotage, ...] = (
+    Sabotage(
+        name="embedding_collapsed",
+        says="All rows of the embedding are one and the same, and they are never trained.",
+        kind="part",
+        patch=Edit(
+            "underhood.tensor.layers:Embedding.__init__",
+            "rows = rng.standard_normal((n_tokens, width)).astype(np.float32)\n    self.weight = Tensor(rows, requires_grad=True)",
+            "rows = np.tile(rng.standard_normal((1, width)).astype(np.float32), (n_tokens, 1))\n    self.weight = Tensor(rows)",
+        ),
+        baseline=BASELINE,
+        expect=(Rises("val_loss", by=2.1), Violates("reads_every_place")),
+        look="The loss falls fast, to that of a model that knows only how frequent each character is, and stays there; the text is soup.",
+        claim=Claim(
+            says="validation loss rises from 2.504 to 2.782, where a bigram model has 2.334",
+            source="the published course, project 2, Break it",
+            untested="the text, the sizes and the number of steps behind the three figures are not published; a collapsed, frozen table "
+            "leaves the frequencies of single characters, so we predict a loss near that of the unigram model, whatever the text",
+        ),
+    ),
+    Sabotage(
+        name="unbroadcast_forgotten",
+        says="Gradients keep the shape that broadcasting gave them.",
+        kind="part",
+        patch=Edit(f"{TENSOR}:unbroadcast", "extra = gradient.ndim - len(shape)", "return gradient"),
+        baseline=BASELINE,
+        expect=(Crashes("ValueError"),),
+        look="A bias of 128 numbers meets a gradient of 64 × 128 and the update fails; written p = p − rate · g the bias would grow a batch axis.",
+    ),
+    Sabotage(
+        name="unbroadcast_averaged",
+        says="What was copied forward is averaged backward instead of summed.",
+        kind="part",
+        patch=Edit(f"{TENSOR}:unbroadcast", "gradient = gradient.sum(", "gradient = gradient.mean("),
+        baseline=BASELINE,
+        silent=True,
+        expect=(Stays("val_loss", within=0.1), Keeps("reads_every_place")),
+        look="Hardly anything: biases learn 64 times too slowly, and the weights make up for it.",
+    ),
+    Sabotage(
+        name="aligned_at_the_left",
+        says="Shapes of different length are aligned at the left.",
+        kind="part",
+        patch=Edit(
+            f"{TENSOR}:broadcast_shape", "(1,) * (rank - len(a)) + a, (1,) * (rank - len(b)) + b", "a + (1,) * (rank - len(a)), b + (1,) * (rank - len(b))"
+        ),
+        baseline=BASELINE,
+        expect=(Crashes("ShapeError"),),
+        look="The first bias is refused: 64 × 128 and 128 are said not to fit.",
+    ),
+    Sabotage(
+        name="rows_overwritten",
+        says="A row that is picked twice receives the gradient of its last use only.",
+        kind="part",
+        patch=Edit(f"{TENSOR}:Tensor.__getitem__", "np.add.at(full, index, g)", "full[index] = g"),
+        baseline=BASELINE,
+        silent=True,
+        expect=(Rises("val_loss", by=0.02), Keeps("reads_every_place")),
+        look="The loss curve of a model with a slightly worse learning rate: a frequent letter learns from one of its hundred uses in a batch.",
+    ),
+    Sabotage(
+        name="numbers_widen",
+        says="A plain number becomes a float64 array before it meets a tensor.",
+        kind="part",
+        patch=Edit(f"{TENSOR}:Tensor._other", 'np.asarray(other, self.data.dtype) if self.data.dtype.kind == "f" else np.asarray(other)', "np.asarray(other)"),
+        baseline=BASELINE,
+        silent=True,
+        expect=(Stays("val_loss", within=0.02), Violates("float32_throughout")),
+        look="The same losses to three digits; from the first mean on, every gradient is twice as large in memory, and slower.",
+    ),
+    Sabotage(
+        name="tanh_slope",
+        says="The slope of tanh is taken as 1 − t instead of 1 − t².",
+        kind="part",
+        patch=Edit(f"{TENSOR}:Tensor.tanh", "(1 - t * t)", "(1 - t)"),
+        baseline=BASELINE,
+        expect=(Rises("val_loss", by=0.1),),
+        look="?",
+    ),
+    Sabotage(
+        name="paths_overwritten",
+        says="Where two gradients meet at one tensor, the later one replaces the earlier.",
+        kind="part",
+        patch=Edit(f"{TENSOR}:Tensor.backward", "gradients[source] + own if source in gradients else own", "own"),
+        baseline=BASELINE,
+        expect=(Rises("val_loss", by=3.0),),
+        look="The logits enter the loss by two ways, the picked one and the sum of all; with one of the two missing there is nothing left to balance.",
+    ),
+    Sabotage(
+        name="no_max_shift",
+        says="Softmax and log-softmax take exp of the logits as they are.",
+        kind="part",
+        patch=(Edit(f"{FUNCTIONS}:softmax", SHIFT, "logits * 1.0"), Edit(f"{FUNCTIONS}:log_softmax", SHIFT, "logits * 1.0")),
+        baseline=BASELINE,
+        silent=True,
+        expect=(Stays("val_loss", within=0.02), Falls("largest_safe_logit", by=9911)),
+        look="Nothing, for the logits of a small model stay below 20. At 88.7 float32 overflows and the answer is nan.",
+    ),
+    Sabotage(
+        name="log_of_softmax",
+        says="The logarithm is taken of the finished probability.",
+        kind="part",
+        patch=Edit(
+            f"{FUNCTIONS}:log_softmax",
+            "return shifted - shifted.exp().sum(axis=-1, keepdims=True).log()",
+            "return (shifted.exp() / shifted.exp().sum(axis=-1, keepdims=True)).log()",
+        ),
+        baseline=BASELINE,
+        silent=True,
+        expect=(Stays("val_loss", within=0.02), Falls("largest_safe_gap", by=9890)),
+        look="Nothing, until a target is some 104 below the top: its probability is 0 in float32, its loss infinite and the gradient nan.",
+    ),
+    Sabotage(
+        name="targets_not_shifted",
+        says="The target of a window is its own last character.",
+        kind="part",
+        patch=Edit("underhood.tensor.charmodel:windows", "ids[context:]", "ids[context - 1 : -1]"),
+        baseline=BASELINE,
+        silent=True,
+        expect=(Falls("train_loss", by=0.5), Falls("val_loss", by=0.5), Rises("next_character_loss", by=4.0)),
+        look="The best loss anybody ever saw, in training and in validation, and a text that repeats its first character for ever.",
+    ),
+    Sabotage(
+        name="negative_targets",
+        says="A target of −1 is let through.",
+        kind="part",
+        patch=Edit(f"{FUNCTIONS}:cross_entropy", "targets.min() < 0 or ", ""),
+        baseline=BASELINE,
+        silent=True,
+        expect=(Stays("val_loss", within=0.02), Violates("refuses_negative_targets")),
+        look="Nothing; an index of −1 means the last of a row, so a mark for padding teaches the model to say the last character.",
+    ),
+    Sabotage(
+        name="temperature_upside_down",
+        says="The logits are multiplied by the temperature instead of divided.",
+        kind="part",
+        patch=Edit("underhood.tensor.sample:draw", "/ temperature", "* temperature"),
+        baseline=BASELINE,
+        silent=True,
+        expect=(Stays("val_loss", within=0.02), Violates("colder_is_surer")),
+        look="All losses as before; asked to be careful the model babbles, asked to be bold it repeats itself.",
+    ),
+    Sabotage(
+        name="bigram_by_columns",
+        says="The counts are divided by the sums of the columns, so that the rows are no probabilities.",
+        kind="part",
+        patch=Edit("underhood.tensor.bigram:Bigram.count", "counts.sum(axis=1, keepdims=True)", "counts.sum(axis=0, keepdims=True)"),
+        baseline=BASELINE,
+        silent=True,
+        expect=(Rises("bigram_loss", by=0.3), Stays("val_loss", within=0.02)),
+        look="A bigram model that is worse than it should be, so that whatever is compared with it looks better.",
+    ),
+)
