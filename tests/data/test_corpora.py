@@ -104,8 +104,10 @@ def test_pydoc_is_english_and_stdlib_is_code() -> None:
 
 
 @pytest.mark.slow
-def test_pydoc_is_english() -> None:
+def test_pydoc_is_english_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     corpus = load_corpus("pydoc")
+    monkeypatch.setattr(corpora, "_pydoc", None)
+    assert load_corpus("pydoc") == corpus
     text = "\n".join(corpus.train + corpus.val)
     assert 500_000 < len(text) < 10_000_000
     assert text.count(" the ") > 10_000

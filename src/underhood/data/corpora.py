@@ -112,7 +112,7 @@ def load_tales(stories: int = STORIES, seed: int = 0) -> Corpus:
     """Generated stories; the last tenth is held out, and its entropy is the floor."""
     if stories < 10:
         raise DataError(f"{stories} stories", where="tales", expected="at least 10")
-    texts, bits = _cached_tales(stories, seed)
+    texts, bits = _kept(f"tales-{_grammar_hash()}-{seed}-{stories}", lambda: _tales(stories, seed))
     cut = stories * 9 // 10
     train, val = texts[:cut], texts[cut:]
     floor = sum(bits[cut:]) / sum(len(t.encode()) + tales.END_BYTES for t in val)
@@ -120,20 +120,23 @@ def load_tales(stories: int = STORIES, seed: int = 0) -> Corpus:
     return Corpus(name="tales", source=source, sha256=checksum(train, val), train=train, val=val, floor=floor)
 
 
-def _cached_tales(stories: int, seed: int) -> tuple[list[str], list[float]]:
-    """Texts and bits, from the cache where an earlier process left the same ones whole; a cache that cannot be written is done without."""
-    path = cache_folder() / f"tales-{_grammar_hash()}-{seed}-{stories}.json"
-    try:
-        kept = json.loads(path.read_bytes())
-        if checksum(kept["texts"]) == kept["sha256"] and len(kept["texts"]) == len(kept["bits"]) == stories:
-            return kept["texts"], kept["bits"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass
+def _tales(stories: int, seed: int) -> tuple[list[str], list[float]]:
+    """Texts and bits."""
     made = tales.generate(stories, seed)
-    texts, bits = [s.text for s in made], [s.bits for s in made]
+    return [story.text for story in made], [story.bits for story in made]
+
+
+def _kept(name: str, make: Callable[[], tuple[list[str], list[float]]]) -> tuple[list[str], list[float]]:
+    """What ``make`` gives, from the cache where an earlier process left it whole; a cache that cannot be written is done without."""
+    path = cache_folder() / f"{name}.json"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        kept = json.loads(path.read_bytes())
+        if checksum(kept["texts"]) == kept["sha256"]:
+            return kept["texts"], kept["figures"]
+    texts, figures = make()
     with contextlib.suppress(FileSystemError):
-        write_atomic(path, json.dumps({"sha256": checksum(texts), "texts": texts, "bits": bits}))
-    return texts, bits
+        write_atomic(path, json.dumps({"sha256": checksum(texts), "texts": texts, "figures": figures}))
+    return texts, figures
 
 
 def _grammar_hash() -> str:
@@ -146,11 +149,18 @@ def _grammar_hash() -> str:
 
 def load_pydoc() -> Corpus:
     """English as programmers write it: the topics of Python's own help, and the docstrings of the standard library, a document a module."""
+    version = sys.version.split()[0]
+    texts, _ = _kept(f"pydoc-{version}-{PYDOC_VERSION}", lambda: (_pydoc(), []))
+    return from_documents("pydoc", f"docstrings and help topics of Python {version}", Texts(tuple(texts)))
+
+
+PYDOC_VERSION = 1  # of what is taken from it
+
+
+def _pydoc() -> list[str]:
     from pydoc_data.topics import topics
 
-    docs = [text for _, text in sorted(topics.items())]
-    docs += [text for path in _modules() if (text := "\n\n".join(_docstrings(path)))]
-    return from_documents("pydoc", f"docstrings and help topics of Python {sys.version.split()[0]}", Texts(tuple(docs)))
+    return [text for _, text in sorted(topics.items())] + [text for path in _modules() if (text := "\n\n".join(_docstrings(path)))]
 
 
 def load_stdlib() -> Corpus:
