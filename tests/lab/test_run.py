@@ -155,6 +155,13 @@ def test_a_line_that_was_cut_off_costs_only_its_own_arm(tiny: Baseline, tmp_path
 
 
 @POSIX
+def test_a_terminal_s_ctrl_c_does_not_reach_the_workers(tiny: Baseline, tmp_path: Path) -> None:
+    """They are in a group of their own; else a worker may die of it before we know why, and its arm would be kept as a result."""
+    arm = run_jobs([job(tiny, label="healthy")], ArmStore(tmp_path / "arms.jsonl"), workers=1)[0]
+    assert arm.figures["group"] != os.getpgrp()
+
+
+@POSIX
 def test_ctrl_c_keeps_what_is_done_and_the_same_call_goes_on(tiny: Baseline, tmp_path: Path) -> None:
     """The whole process group gets SIGINT, as from a terminal: no arm that was cut off may look like a result."""
     script = tmp_path / "go.py"
