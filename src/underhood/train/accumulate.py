@@ -1,8 +1,8 @@
 """Gradient accumulation: several small batches, one update, exactly as if they had been one big batch.
 
 Batches are ragged: some targets are ignored (padding, a prompt). The mean over the big batch weighs every *token* alike, so each small batch's
-summed loss is divided by the tokens of them all. Averaging the averages instead gives tokens of short batches more weight: a fault that several
-trainers shipped for years (torchtune PR 1875; transformers issue 34242).
+summed loss is divided by the tokens of them all. Averaging the averages instead gives tokens of short batches more weight: a fault that
+widely used trainers have shipped (torchtune PR 1875).
 """
 
 from collections.abc import Callable, Sequence

@@ -4,6 +4,7 @@ A training step checks two numbers, its loss and its gradient norm, *before* the
 with the random state it had, so watching costs nothing while all is well. The weights are left as they were.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,7 +23,8 @@ def first_nonfinite(model: nn.Module, repeat: Callable[[], object]) -> str:
         if not finite(p):
             return f"the weights of {name}"
     found: list[str] = []
-    with _watched(model, found):
+    with _watched(model, found), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Full backward hook is firing")  # at an embedding: its input is integers, which is fine here
         repeat()
     return found[0] if found else "the loss"
 

@@ -43,9 +43,13 @@ def build_optimizer(parameters: Mapping[str, Tensor], config: OptimConfig) -> Op
         return _build(kind, decay_groups(parameters, lr=config.lr, weight_decay=config.weight_decay), config)
     inner = {name: p for name, p in parameters.items() if p.ndim == 2 and "blocks." in name}
     rest = {name: p for name, p in parameters.items() if name not in inner}
-    muon = _build(kind, [Group(parameters=inner, lr=config.lr, weight_decay=config.weight_decay)], config)
-    adamw = _build(load(f"{kind.__module__}:AdamW"), decay_groups(rest, lr=config.other_lr, weight_decay=config.weight_decay), config)
-    return Together([muon, adamw])
+    parts = []
+    if inner:
+        parts.append(_build(kind, [Group(parameters=inner, lr=config.lr, weight_decay=config.weight_decay)], config))
+    if rest:
+        adamw = load(f"{kind.__module__}:AdamW")
+        parts.append(_build(adamw, decay_groups(rest, lr=config.other_lr, weight_decay=config.weight_decay), config))
+    return Together(parts)
 
 
 def _build(kind: Any, groups: Sequence[Group], config: OptimConfig) -> Optimizer:

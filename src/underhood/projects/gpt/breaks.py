@@ -43,7 +43,7 @@ BREAKS: tuple[Sabotage, ...] = (
         claim=Claim(
             says="Without residual connections the training loss goes from 1.57 to 2.85.",
             source=THEIR_CODE,
-            untested="the size of the model, the steps and the rate behind it are not published; in our own setting we predict a rise by more than 3 nats a token",
+            untested="the model's size, the steps and the rate behind it are not published; in our own setting we predict a rise by more than 3 nats",
         ),
     ),
     Sabotage(
@@ -232,7 +232,7 @@ BREAKS: tuple[Sabotage, ...] = (
         kind="setup",
         patch=Edit("underhood.train.loop:Trainer.load", 'self.optimizer.load_state_dict(_under("optim/", found.state))', "pass"),
         baseline="gpt.resume",
-        expect=(Violates("resume_is_exact"), Rises("first_difference", by=1.5), Rises("resume_gap", by=0.005)),
+        expect=(Violates("resume_is_exact"), Rises("first_difference", by=1.5), Rises("resume_gap", by=0.03)),
         look="The first step after the resume is equal to the last digit; from the second on the runs part.",
         silent=True,
         probe=Above("resume_gap", 1e-6),

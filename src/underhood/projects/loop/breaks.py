@@ -9,7 +9,7 @@ BATCH = "underhood.data.sampler:Batches.next"
 
 NOT_DIVIDED = Edit(ACCUMULATE, "loss_sum(x, y) / tokens", "loss_sum(x, y) / max(1, count_targets(y))")
 MEAN_OF_MEANS = Edit(ACCUMULATE, "loss_sum(x, y) / tokens", "loss_sum(x, y) / max(1, count_targets(y)) / len(batches)")
-RAGGED = ("torchtune pull request 1875", "transformers issue 34242")
+RAGGED = ("torchtune pull request 1875",)
 
 BREAKS: tuple[Sabotage, ...] = (
     # ── the recipe ──
@@ -19,9 +19,9 @@ BREAKS: tuple[Sabotage, ...] = (
         kind="setup",
         patch=Set("train.optim.lr", 0.18),
         baseline="loop.tales",
-        expect=(Rises("val_loss", by=1.5), Rises("train_loss", by=1.5)),
-        look="The loss falls for a few steps, jumps up, and stays near that of guessing by frequency. Clipping does not help: Adam's step has the size of the rate.",
-        probe=Above("train_loss", 4.0),
+        expect=(Rises("val_loss", by=0.8), Rises("train_loss", by=0.8), Falls("gain", by=0.1)),
+        look="The loss jumps up, comes down in leaps and ends a nat too high. Clipping cannot help: Adam's step has the rate's size.",
+        probe=Above("train_loss", 2.0),
     ),
     Sabotage(
         name="no_norm",
@@ -29,8 +29,8 @@ BREAKS: tuple[Sabotage, ...] = (
         kind="setup",
         patch=Set("model.norm", "torch.nn:Identity"),
         baseline="loop.tales",
-        expect=(Rises("val_loss", by=0.1), Falls("gain", by=0.5)),
-        look="Two blocks survive it: slower and worse. Gradients are larger by far, and the deeper the model the sooner it ends.",
+        expect=(Rises("val_loss", by=0.03), Rises("largest_norm", by=1.5), Falls("gain", by=0.5)),
+        look="Two blocks survive it, a little worse, with warm-up and clipping. The first gradients are two to four times as large.",
         probe=Below("gain", 0.5),
     ),
     Sabotage(
@@ -39,7 +39,7 @@ BREAKS: tuple[Sabotage, ...] = (
         kind="part",
         patch=Edit("underhood.train.groups:decay_groups", "weight_decay=0.0)", "weight_decay=weight_decay)"),
         baseline="loop.tales",
-        expect=(Violates("gains_are_not_decayed"), Falls("gain", by=0.02), Stays("val_loss", within=0.05)),
+        expect=(Violates("gains_are_not_decayed"), Falls("gain", by=0.04), Stays("val_loss", within=0.05)),
         look="The gains shrink, step by step, and the loss does not show it in a short run.",
         silent=True,
     ),
@@ -49,8 +49,8 @@ BREAKS: tuple[Sabotage, ...] = (
         kind="part",
         patch=Edit(INIT, "parameter.copy_(drawn * factor if name.endswith(RESIDUAL) else drawn)", "parameter.copy_(drawn)"),
         baseline="loop.tales",
-        expect=(Rises("stream_growth", by=0.1), Stays("val_loss", within=0.1)),
-        look="The stream starts larger after every block. Two blocks do not mind; with forty-eight it is seven times as large.",
+        expect=(Rises("stream_growth", by=1.5), Rises("val_loss", by=0.05)),
+        look="The stream is twice as large after two blocks. Nothing warns: the run is fine, and a little worse than it could be.",
         silent=True,
     ),
     Sabotage(
@@ -135,7 +135,6 @@ BREAKS: tuple[Sabotage, ...] = (
         baseline="loop.adamw",
         expect=(Violates("no_target_is_refused"), Keeps("accumulation_is_exact")),
         look="Zero divided by zero: the loss is NaN, and so is every weight after the update.",
-        cites=("transformers: cross-entropy over ignored labels alone is NaN",),
     ),
     # ── data ──
     Sabotage(
@@ -153,7 +152,7 @@ BREAKS: tuple[Sabotage, ...] = (
         kind="part",
         patch=Edit(f"{SAMPLER}.next", "self.step += 1", "self.step += 0"),
         baseline="loop.tales",
-        expect=(Rises("repeats", by=0.9), Falls("train_loss", by=0.5), Rises("val_loss", by=1.0)),
+        expect=(Rises("repeats", by=0.9), Falls("train_loss", by=1.0), Rises("val_loss", by=4.0)),
         look="The training loss is the best ever: twelve windows are learned by heart. Held-out text is worse every step.",
         silent=True,
     ),
@@ -174,7 +173,7 @@ BREAKS: tuple[Sabotage, ...] = (
         kind="part",
         patch=Edit("underhood.train.randomness:restore_random_state", 'generator.set_state(state["dropout"])', "pass"),
         baseline="loop.resume",
-        expect=(Violates("resume_is_exact"), Rises("resume_gap", by=0.005), Stays("resume_jump", within=0.05)),
+        expect=(Violates("resume_is_exact"), Rises("resume_gap", by=0.02), Stays("resume_jump", within=0.03)),
         look="As good a run as the other, and not the same one: nothing can be compared bit for bit any more.",
         silent=True,
     ),
