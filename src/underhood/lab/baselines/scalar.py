@@ -152,6 +152,6 @@ BASELINES = (
             "survives_depth": Metric(says="a chain of 20,000 operations can be gone back through", better="higher"),
             "refuses_log_of_zero": Metric(says="the log of 0 is an error where it is taken", better="higher"),
         },
-        seconds=1.5,
+        seconds=1.0,
     ),
 )

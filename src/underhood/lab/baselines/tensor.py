@@ -172,7 +172,7 @@ BASELINES = (
             "colder_is_surer": Metric(says="a lower temperature draws the likeliest more often", better="higher"),
             "refuses_negative_targets": Metric(says="a target of −1 is an error", better="higher"),
         },
-        seconds=4.0,
+        seconds=3.0,
         corpus=f"tales version {VERSION}, 1000 stories",
     ),
 )
