@@ -54,7 +54,8 @@ def run(config, seed, watch):
     if config.trouble == "memory":
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 10 bytes")
     loss = lifted(loss, config.lift)
-    return {"loss": math.nan if config.trouble == "nan figure" else loss, "pid": float(os.getpid()), "group": float(os.getpgrp() if hasattr(os, "getpgrp") else 0), "sane": loss < 3, "text": f"seed {seed}"}
+    where = {"pid": float(os.getpid()), "group": float(os.getpgrp() if hasattr(os, "getpgrp") else 0)}
+    return {"loss": math.nan if config.trouble == "nan figure" else loss, **where, "sane": loss < 3, "text": f"seed {seed}"}
 
 
 TINY = Baseline(
