@@ -170,16 +170,22 @@ def word_key(data, i, end):
 
 
 @compiled
-def find_word(data, i, end, low, high, keys, index, starts, arena):
-    """The slot of the word, or the free slot (``index`` is −1 there) where it belongs."""
-    mask = len(index) - 1
+def first_slot(low, high, mask):
+    """Where the search for a key begins."""
     h = (low ^ (high * np.uint64(0xC2B2AE3D27D4EB4F))) * np.uint64(0x9E3779B97F4A7C15)
-    slot = np.int64(h >> np.uint64(32)) & mask
-    while index[slot] >= 0:
-        if keys[slot, 0] == low and keys[slot, 1] == high:
+    return np.int64(h >> np.uint64(32)) & mask
+
+
+@compiled
+def find_word(data, i, end, low, high, table, starts, arena):
+    """The slot of the word, or the free slot where it belongs. A slot is [key, key, number of the word + 1 or 0 where it is free, what is kept]."""
+    mask = len(table) - 1
+    slot = first_slot(low, high, mask)
+    while table[slot, 2] != 0:
+        if table[slot, 0] == low and table[slot, 1] == high:
             if end - i <= SHORT:
                 return slot
-            at = starts[index[slot]]
+            at = starts[np.int64(table[slot, 2]) - 1]
             same = True
             for k in range(end - i):
                 if arena[at + k] != data[i + k]:
@@ -192,36 +198,48 @@ def find_word(data, i, end, low, high, keys, index, starts, arena):
 
 
 @compiled
-def count_words(data, i, classes, gpt4, keys, index, starts, counts, arena, used):
-    """Count the words of ``data`` from byte ``i``; ``used`` = [words, arena bytes]. Stops where the table is half full; returns the byte reached."""
+def count_words(data, i, classes, gpt4, table, starts, arena, used):
+    """Count the words of ``data`` from byte ``i``; a slot keeps its word's count; ``used`` = [words, arena bytes].
+
+    Stops where the table is half full; returns the byte reached.
+    """
     n, words, top = len(data), used[0], used[1]
-    room = len(index) // 2
+    room = len(table) // 2
     while i < n and words < room:
         end = word_end(data, i, n, classes, gpt4)
         low, high = word_key(data, i, end)
-        slot = find_word(data, i, end, low, high, keys, index, starts, arena)
-        if index[slot] < 0:
-            keys[slot, 0], keys[slot, 1], index[slot] = low, high, words
-            counts[words] = 0
-            starts[words] = top
+        slot = find_word(data, i, end, low, high, table, starts, arena)
+        if table[slot, 2] == 0:
             for k in range(i, end):
                 arena[top] = data[k]
                 top += 1
             words += 1
             starts[words] = top
-        counts[index[slot]] += 1
+            table[slot, 0], table[slot, 1], table[slot, 2], table[slot, 3] = low, high, np.uint64(words), np.uint64(0)
+        table[slot, 3] += np.uint64(1)
         i = end
     used[0], used[1] = words, top
     return i
 
 
 @compiled
-def refill(starts, arena, words, keys, index):
-    """Enter the first ``words`` words into an empty, larger table."""
-    for w in range(words):
-        low, high = word_key(arena, starts[w], starts[w + 1])
-        slot = find_word(arena, starts[w], starts[w + 1], low, high, keys, index, starts, arena)
-        keys[slot, 0], keys[slot, 1], index[slot] = low, high, w
+def refill(old, table):
+    """Copy all slots in use into an empty, larger table."""
+    mask = len(table) - 1
+    for k in range(len(old)):
+        if old[k, 2] != 0:
+            slot = first_slot(old[k, 0], old[k, 1], mask)
+            while table[slot, 2] != 0:
+                slot = (slot + 1) & mask
+            table[slot, :] = old[k, :]
+
+
+@compiled
+def read_counts(table, counts):
+    """Write each word's count at its number."""
+    for k in range(len(table)):
+        if table[k, 2] != 0:
+            counts[np.int64(table[k, 2]) - 1] = np.int64(table[k, 3])
 
 
 # ── encoding ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -344,20 +362,25 @@ def drop_top(heap, size):
 
 
 @compiled
-def encode_text(data, i, classes, gpt4, id_of_byte, merge_keys, merges, keys, index, starts, arena, spelled, spelling, used, out, at):
+def encode_text(data, i, classes, gpt4, id_of_byte, merge_keys, merges, table, starts, arena, spelled, spelling, used, out, at):
     """Write the ids of ``data`` from byte ``i`` into ``out`` from ``at``; words met before are copied from the table.
 
-    ``spelled[w]`` … ``spelled[w + 1]`` are the places of word w's ids in ``spelling``; ``used`` = [words, arena bytes].
-    Stops where the table is full; returns (byte reached, ids written).
+    A slot keeps the id + 1 of a word that is one token, else 0: the ids of word w are then ``spelling[spelled[w] : spelled[w + 1]]``.
+    ``used`` = [words, arena bytes]. Stops where the table is full; returns (byte reached, ids written).
     """
     n, words, top = len(data), used[0], used[1]
-    room = len(index) // 2
+    room = len(table) // 2
     scratch, ranks = np.empty(SCAN, np.int32), np.empty(SCAN, np.int32)
     while i < n:
         end = word_end(data, i, n, classes, gpt4)
         low, high = word_key(data, i, end)
-        slot = find_word(data, i, end, low, high, keys, index, starts, arena)
-        w = index[slot]
+        slot = find_word(data, i, end, low, high, table, starts, arena)
+        if table[slot, 3] != 0:
+            out[at] = np.int64(table[slot, 3]) - 1
+            at += 1
+            i = end
+            continue
+        w = np.int64(table[slot, 2]) - 1
         if w >= 0:
             for k in range(spelled[w], spelled[w + 1]):
                 out[at] = spelling[k]
@@ -365,20 +388,13 @@ def encode_text(data, i, classes, gpt4, id_of_byte, merge_keys, merges, keys, in
             i = end
             continue
         length = end - i
-        if length <= SCAN:
-            for k in range(length):
-                scratch[k] = id_of_byte[data[i + k]]
-            count = encode_by_scan(scratch, ranks, length, merge_keys, merges)
-            ids = scratch
-        else:
-            ids = np.empty(length, np.int32)
-            for k in range(length):
-                ids[k] = id_of_byte[data[i + k]]
-            count = encode_by_heap(ids, length, merge_keys, merges)
+        ids = scratch if length <= SCAN else np.empty(length, np.int32)
+        for k in range(length):
+            ids[k] = id_of_byte[data[i + k]]
+        count = encode_by_scan(ids, ranks, length, merge_keys, merges) if length <= SCAN else encode_by_heap(ids, length, merge_keys, merges)
         if length <= len(arena) // 16:  # a giant would push out all others
             if words == room or top + length > len(arena):
                 break
-            keys[slot, 0], keys[slot, 1], index[slot] = low, high, words
             first = spelled[words]
             for k in range(length):
                 arena[top + k] = data[i + k]
@@ -387,6 +403,8 @@ def encode_text(data, i, classes, gpt4, id_of_byte, merge_keys, merges, keys, in
             top += length
             words += 1
             starts[words], spelled[words] = top, first + count
+            table[slot, 0], table[slot, 1], table[slot, 2] = low, high, np.uint64(words)
+            table[slot, 3] = np.uint64(ids[0] + 1) if count == 1 else np.uint64(0)
         for k in range(count):
             out[at] = ids[k]
             at += 1

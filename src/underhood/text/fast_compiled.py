@@ -17,7 +17,7 @@ from underhood.text.vocabulary import Pair
 Ids = Int32[np.ndarray, "N"]
 Array = np.ndarray[Any, Any]
 MERGES_A_CALL = 1024  # between two reports of progress
-REMEMBERED = 1 << 16  # words the encoder knows at once: with their keys about 5 MB
+REMEMBERED = 1 << 17  # words the encoder knows at once: about 16 MB with their keys and ids
 FREE = -1
 
 
@@ -43,9 +43,8 @@ class WordCounts:
         expression(pattern)
         self.gpt4 = pattern == "gpt4"
         self.used = np.zeros(2, np.int64)  # words, bytes
-        self.arena = np.empty(1 << 16, np.uint8)
-        self.starts, self.counts = np.zeros(1, np.int64), np.empty(0, np.int64)
-        self._make_table(1 << 12)
+        self.arena, self.starts = np.empty(1 << 16, np.uint8), np.zeros((1 << 11) + 1, np.int64)
+        self.table = np.zeros((1 << 12, 4), np.uint64)
 
     def add(self, text: str) -> None:
         """Count the words of ``text``."""
@@ -54,14 +53,20 @@ class WordCounts:
             self.arena = _grown(self.arena, max(2 * len(self.arena), int(self.used[1]) + len(data)))
         reached, table = 0, classes()
         while reached < len(data):
-            reached = compiled_encode.count_words(data, reached, table, self.gpt4, self.keys, self.index, self.starts, self.counts, self.arena, self.used)
+            reached = compiled_encode.count_words(data, reached, table, self.gpt4, self.table, self.starts, self.arena, self.used)
             if reached < len(data):
-                self._make_table(4 * len(self.index))
+                self._make_room()
 
-    def _make_table(self, slots: int) -> None:
-        self.keys, self.index = np.empty((slots, 2), np.uint64), np.full(slots, FREE, np.int64)
-        self.starts, self.counts = _grown(self.starts, slots // 2 + 1), _grown(self.counts, slots // 2)
-        compiled_encode.refill(self.starts, self.arena, self.used[0], self.keys, self.index)
+    def counts(self) -> Array:
+        """How often each word stands in the text, by its number."""
+        counts = np.empty(self.used[0], np.int64)
+        compiled_encode.read_counts(self.table, counts)
+        return counts
+
+    def _make_room(self) -> None:
+        old, self.table = self.table, np.zeros((4 * len(self.table), 4), np.uint64)
+        compiled_encode.refill(old, self.table)
+        self.starts = _grown(self.starts, len(self.table) // 2 + 1)
 
 
 def _grown(array: Array, size: int) -> Array:
@@ -77,7 +82,7 @@ class PairCounts:
         count, size = int(words.used[0]), int(words.used[1])
         if size >= 2**31:
             raise DataError(f"the distinct words have {size} bytes together", expected="less than 2³¹", remedy="Train on a part of the text.")
-        self.counts = words.counts
+        self.counts = words.counts()
         self.symbols, self.left, self.right, self.word_of = (np.empty(size, np.int32) for _ in range(4))
         compiled_train.lay_out(words.arena, words.starts, count, np.array(ID_OF_BYTE), self.symbols, self.left, self.right, self.word_of)
         self.places = np.empty(3 * size, np.int32)  # one a pair at the start, then at most two a merge
@@ -139,7 +144,7 @@ class CompiledEncoder:
         slots = 1 << (4 * len(merges) + 1).bit_length()
         self.merge_keys, self.new_ids = np.empty(slots, np.int64), np.full(slots, FREE, np.int32)
         compiled_encode.fill_merges(keys, self.merge_keys, self.new_ids)
-        self.keys, self.index = np.empty((2 * REMEMBERED, 2), np.uint64), np.full(2 * REMEMBERED, FREE, np.int64)
+        self.table = np.zeros((2 * REMEMBERED, 4), np.uint64)
         self.starts, self.spelled = np.zeros(REMEMBERED + 1, np.int64), np.zeros(REMEMBERED + 1, np.int64)
         self.arena, self.spelling = np.empty(16 * REMEMBERED, np.uint8), np.empty(16 * REMEMBERED, np.int32)
         self.used = np.zeros(2, np.int64)
@@ -158,8 +163,8 @@ class CompiledEncoder:
         while reached < len(data):
             reached, count = compiled_encode.encode_text(
                 data, reached, table, self.gpt4, self.id_of_byte, self.merge_keys, self.new_ids,
-                self.keys, self.index, self.starts, self.arena, self.spelled, self.spelling, self.used, out, count)  # fmt: skip
+                self.table, self.starts, self.arena, self.spelled, self.spelling, self.used, out, count)  # fmt: skip
             if reached < len(data):  # the memory is full: start afresh
-                self.index.fill(FREE)
+                self.table.fill(0)
                 self.used[:] = 0
         return out[:count]

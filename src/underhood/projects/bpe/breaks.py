@@ -89,7 +89,7 @@ BREAKS: tuple[Sabotage, ...] = (
         patch=Edit(f"{BPE}:learn_merges", "(-pairs[pair], pair)", "(-pairs[pair], -pair[0], -pair[1])"),
         baseline=BASELINE,
         silent=True,
-        expect=(Stays("bytes_per_token", within=0.03), Keeps("stories_round_trip"), Keeps("replays_merges"), Violates("ties_to_the_smaller")),
+        expect=(Stays("bytes_per_token", within=0.05), Keeps("stories_round_trip"), Keeps("replays_merges"), Violates("ties_to_the_smaller")),
         look="As good a tokenizer, and not the same one: its ids differ from every other trainer's on the same text, and weights do not fit it.",
     ),
     Sabotage(
@@ -115,16 +115,16 @@ BREAKS: tuple[Sabotage, ...] = (
         name="far_too_many",
         says="The vocabulary is nearly as large as the text allows.",
         kind="setup",
-        patch=Set("vocab_size", 1300),
+        patch=Set("vocab_size", 1020),
         baseline=BASELINE,
         silent=True,
         probe=Above("used_once", 0.1),
-        expect=(Rises("used_once", by=0.12), Rises("bytes_per_token", by=0.8), Keeps("stories_round_trip")),
+        expect=(Rises("used_once", by=0.1), Rises("bytes_per_token", by=0.8), Keeps("stories_round_trip")),
         look="Compression is at its best, and many embedding rows see a single example in the whole training text.",
         claim=Claim(
             says="42.5 percent of the tokens are used once on a small corpus",
             source="the published course, project 3, Break it",
-            untested="neither the corpus nor the vocabulary behind the figure is published; on 22 kB of stories we predict a rise of at least 12 points",
+            untested="neither the corpus nor the vocabulary behind the figure is published; on 20 kB of stories we predict a rise of at least 10 points",
         ),
     ),
 )
