@@ -64,24 +64,30 @@ class _Chunked(torch.autograd.Function):
         wide = torch.promote_types(hidden.dtype, torch.float32)
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
-        grad_weight = torch.zeros_like(weight, dtype=wide) if wants_weight else None
+        grad_weight = torch.empty_like(weight, dtype=wide) if wants_weight else None
         total = hidden.new_zeros((), dtype=wide)
-        for rows in range(0, len(targets), chunk):
-            h, t = hidden[rows : rows + chunk], targets[rows : rows + chunk]
+        rows_held = min(chunk, len(targets))
+        logits, log_p = (torch.empty(rows_held, len(weight), dtype=wide, device=hidden.device) for _ in range(2))
+        for start in range(0, len(targets), chunk):
+            h, t = hidden[start : start + chunk], targets[start : start + chunk]
             kept = t != IGNORE
-            safe = t.where(kept, 0)[:, None]
-            logits = (h @ weight.T).to(wide)
-            log_z = logits.logsumexp(-1, keepdim=True)
-            total += torch.where(kept, (log_z - logits.gather(1, safe))[:, 0], 0.0).sum()
+            target = t.where(kept, 0)[:, None]
+            z, p = logits[: len(t)], log_p[: len(t)]  # the same memory for every chunk
+            _product(h, weight.T, out=z)
+            torch.log_softmax(z, -1, out=p)
+            total -= torch.where(kept, p.gather(1, target)[:, 0], 0.0).sum()
             if not (wants_hidden or wants_weight):
                 continue
-            d_logits = logits.sub_(log_z).exp_()  # softmax, in the logits' own memory
-            d_logits.scatter_add_(1, safe, torch.full_like(log_z, -1.0))
-            d_logits = d_logits.masked_fill_(~kept[:, None], 0.0).to(hidden.dtype)
+            torch.exp(p, out=z)
+            z.scatter_add_(1, target, torch.full_like(target, -1.0, dtype=wide))  # softmax - one-hot
+            z[~kept] = 0.0
+            d_logits = z.to(hidden.dtype)
             if grad_hidden is not None:
-                torch.mm(d_logits, weight, out=grad_hidden[rows : rows + chunk])
+                torch.mm(d_logits, weight, out=grad_hidden[start : start + chunk])
             if grad_weight is not None:
-                _add_product(grad_weight, d_logits, h)
+                _add_product(grad_weight, d_logits, h, first=start == 0)
+        if grad_weight is not None and not len(targets):
+            grad_weight.zero_()
         ctx.save_for_backward(*(g for g in (grad_hidden, grad_weight) if g is not None))
         ctx.wants, ctx.weight_dtype = (wants_hidden, wants_weight), weight.dtype
         return total
@@ -100,9 +106,19 @@ class _Chunked(torch.autograd.Function):
         )
 
 
-def _add_product(total: Tensor, d_logits: Tensor, h: Tensor) -> None:
-    """total += d_logitsᵀ @ h, without a temporary where the types agree."""
+def _product(a: Tensor, b: Tensor, *, out: Tensor) -> None:
+    """out = a @ b, through a temporary only where ``out`` is wider than they are."""
+    if out.dtype == a.dtype:
+        torch.mm(a, b, out=out)
+    else:
+        out.copy_(a @ b)
+
+
+def _add_product(total: Tensor, d_logits: Tensor, h: Tensor, *, first: bool) -> None:
+    """total += d_logitsᵀ @ h, or = on the first call, when ``total`` holds nothing yet; without a temporary where the types agree."""
     if total.dtype == h.dtype:
-        total.addmm_(d_logits.T, h)
+        total.addmm_(d_logits.T, h, beta=0 if first else 1)
+    elif first:
+        total.copy_(d_logits.T @ h)
     else:
         total += d_logits.T @ h

@@ -8,11 +8,12 @@ import math
 from collections.abc import Iterator, Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from underhood.train import optim
 from underhood.train.groups import Group
-from underhood.train.optim import Slots, orthogonalize
+from underhood.train.optim import Slots
 
 PIECE = 1 << 18  # elements worked on at a time: 4 tensors of fp32 are 4 MiB, a slice of the last-level cache
 
@@ -79,7 +80,7 @@ class SGD(_Listwise):
 
 
 class AdamW(_Listwise):
-    """``optim.AdamW``, listwise."""
+    """``optim.AdamW`` through torch's fused kernel: one pass over the weights, the gradients and both moments."""
 
     slots = ("m", "v")
 
@@ -89,15 +90,9 @@ class AdamW(_Listwise):
 
     def update_list(self, columns: list[list[Tensor]], *, t: int, lr: float, weight_decay: float) -> None:
         p, g, m, v = columns
-        torch._foreach_lerp_(m, g, 1 - self.beta1)
-        torch._foreach_mul_(v, self.beta2)
-        torch._foreach_addcmul_(v, g, g, value=1 - self.beta2)
-        root = torch._foreach_sqrt(v)
-        torch._foreach_div_(root, math.sqrt(1 - self.beta2**t))
-        torch._foreach_add_(root, self.eps)
-        if weight_decay:
-            torch._foreach_mul_(p, 1 - lr * weight_decay)
-        torch._foreach_addcdiv_(p, m, root, value=-lr / (1 - self.beta1**t))
+        counts = [torch.tensor(float(t), device=p[0].device)] * len(p)
+        numbers = {"lr": lr, "beta1": self.beta1, "beta2": self.beta2, "eps": self.eps, "weight_decay": weight_decay}
+        torch._fused_adamw_(p, g, m, v, [], counts, amsgrad=False, maximize=False, **numbers)
 
 
 class Lion(_Listwise):
@@ -119,14 +114,17 @@ class Lion(_Listwise):
 
 
 class Muon(optim.Optimizer):
-    """``optim.Muon`` with all matrices of one shape orthogonalized together, as one batch of products."""
+    """``optim.Muon`` with the matrices orthogonalized side by side, as batches of products. ``dtype`` None: bfloat16 on a GPU, float32 on a CPU.
+
+    A CPU without matrix units (AMX) multiplies bfloat16 no faster than float32, often slower.
+    """
 
     slots = ("momentum",)
 
-    def __init__(self, groups: Sequence[Group], *, momentum: float = 0.95, nesterov: bool = True, dtype: torch.dtype = torch.bfloat16) -> None:
+    def __init__(self, groups: Sequence[Group], *, momentum: float = 0.95, nesterov: bool = True, dtype: torch.dtype | None = None) -> None:
         super().__init__(groups)
         self.momentum, self.nesterov, self.dtype = momentum, nesterov, dtype
-        self._plain = optim.Muon(groups, momentum=momentum, nesterov=nesterov, dtype=dtype)  # refuses what is not a matrix; updates a tensor alone
+        self._plain = optim.Muon(groups, momentum=momentum, nesterov=nesterov)  # refuses what is not a matrix
 
     def update(self, p: Tensor, g: Tensor, state: Slots, *, t: int, lr: float, weight_decay: float) -> None:
         """One tensor, as the plain version."""
@@ -135,29 +133,53 @@ class Muon(optim.Optimizer):
     @torch.no_grad()
     def step(self) -> None:
         for group in self.groups:
-            by_shape: dict[torch.Size, list[tuple[Tensor, Tensor, Tensor]]] = {}
-            for name, p in group.parameters.items():
-                if p.grad is not None:
-                    by_shape.setdefault(p.shape, []).append((p, p.grad, self.remember(name, p)["momentum"]))
-            for shape, rows in by_shape.items():
-                weights, g, momentum = (list(column) for column in zip(*rows, strict=True))
-                torch._foreach_lerp_(momentum, g, 1 - self.momentum)
-                steps = torch._foreach_lerp(g, momentum, self.momentum) if self.nesterov else momentum
-                turned = orthogonalize_batch(torch.stack(list(steps)), self.dtype).to(weights[0].dtype).unbind()
-                lr = group.lr * self.scale
+            rows = [(p, p.grad, self.remember(name, p)["momentum"]) for name, p in group.parameters.items() if p.grad is not None]
+            if not rows:
+                continue
+            weights, g, momentum = (list(column) for column in zip(*rows, strict=True))
+            torch._foreach_lerp_(momentum, g, 1 - self.momentum)
+            steps = torch._foreach_lerp(g, momentum, self.momentum) if self.nesterov else momentum
+            lr = group.lr * self.scale
+            if group.weight_decay:
                 torch._foreach_mul_(weights, 1 - lr * group.weight_decay)
-                torch._foreach_add_(weights, list(turned), alpha=-lr * math.sqrt(max(1, shape[0] / shape[1])))
+            for p, turned in zip(weights, orthogonalize_all(list(steps), self.dtype), strict=True):
+                p.add_(turned, alpha=-lr * math.sqrt(max(1, p.shape[0] / p.shape[1])))
 
 
-def orthogonalize_batch(g: Tensor, dtype: torch.dtype = torch.bfloat16, rounds: int = 5) -> Tensor:
-    """``orthogonalize`` of each matrix of a stack N × R × C."""
-    if len(g) == 1:
-        return orthogonalize(g[0], dtype, rounds)[None]
+def orthogonalize_all(matrices: Sequence[Tensor], dtype: torch.dtype | None = None, rounds: int = 5) -> list[Tensor]:
+    """``orthogonalize`` of each matrix; the result has the matrix's dtype.
+
+    Every round of Newton–Schulz multiplies x by a polynomial of its Gram matrix G = x xᵀ, and all of these commute. So the rounds are run on G alone,
+    which is square and as small as the shorter side, for all matrices of that side at once; the long side enters in the first product and the last.
+    """
+    result: list[Tensor] = [torch.empty(0)] * len(matrices)
+    by_side: dict[int, list[int]] = {}
+    for i, matrix in enumerate(matrices):
+        by_side.setdefault(min(matrix.shape), []).append(i)
+    for chosen in by_side.values():
+        wide = [_wide(matrices[i]) for i in chosen]
+        work = dtype or (torch.bfloat16 if wide[0].is_cuda else torch.promote_types(wide[0].dtype, torch.float32))
+        xs = [x.to(work) / x.norm().clamp(min=1e-7) for x in wide]
+        factors = newton_schulz_factor(torch.stack([x @ x.T for x in xs]), rounds)
+        for i, x, factor in zip(chosen, xs, factors, strict=True):
+            turned = (factor @ x).to(matrices[i].dtype)
+            result[i] = turned.T if matrices[i].shape[0] > matrices[i].shape[1] else turned
+    return result
+
+
+def newton_schulz_factor(gram: Float[Tensor, "N R R"], rounds: int = 5) -> Float[Tensor, "N R R"]:
+    """What ``rounds`` rounds multiply x by, given G = x xᵀ: each round's factor is A = aI + bG + cG², and the next round's G is A G A."""
     a, b, c = optim.NEWTON_SCHULZ
-    tall = g.shape[1] > g.shape[2]
-    x = (g.mT if tall else g).to(dtype)
-    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    for _ in range(rounds):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.mT if tall else x
+    total = torch.empty(0)
+    for i in range(rounds):
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal(dim1=1, dim2=2).add_(a)
+        total = factor if i == 0 else factor @ total
+        if i < rounds - 1:
+            gram = factor @ gram @ factor
+    return total
+
+
+def _wide(matrix: Tensor) -> Tensor:
+    """The matrix, lying down."""
+    return matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
