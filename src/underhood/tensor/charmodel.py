@@ -3,44 +3,32 @@
 Source: Bengio, Ducharme, Vincent and Jauvin, "A neural probabilistic language model" (JMLR 3, 2003), §2, without the direct connections.
 """
 
-import dataclasses
-
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.lib.stride_tricks import sliding_window_view
 
-from underhood.base.config import get_part, part
 from underhood.base.errors import DataError
 from underhood.base.rng import stream_seed
+from underhood.tensor.layers import Embedding, Linear
 from underhood.tensor.tensor import Array, Tensor
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CharConfig:
-    """The shape of the model."""
-
-    vocab_size: int
-    context: int = 8  # characters: about a word and a half
-    width: int = 16  # numbers per character: room for what matters about one of some 60
-    hidden: int = 128  # a few seconds of training on one core
-    embedding: str = part("underhood.tensor.layers", "Embedding")
-    linear: str = part("underhood.tensor.layers", "Linear")
-
-
 class CharModel:
-    """logits = W₂ tanh(W₁ [e₁ … e_T] + b₁) + b₂, where eₜ is the embedding of the t-th of the last ``context`` characters."""
+    """logits = W₂ tanh(W₁ [e₁ … e_T] + b₁) + b₂, where eₜ is the embedding of the t-th of the last ``context`` characters.
 
-    def __init__(self, config: CharConfig, seed: int) -> None:
-        embedding, linear = get_part(config, "embedding"), get_part(config, "linear")
-        self.context = config.context
-        self.embedding = embedding(config.vocab_size, config.width, _generator(seed, "init/embedding"))
-        self.hidden = linear(config.context * config.width, config.hidden, _generator(seed, "init/hidden"))
-        self.output = linear(config.hidden, config.vocab_size, _generator(seed, "init/output"))
+    ``width``: numbers per character. ``hidden``: units. Each parameter starts from a random stream of its own under ``seed``.
+    """
+
+    def __init__(self, vocab_size: int, seed: int, *, context: int = 8, width: int = 16, hidden: int = 128) -> None:
+        self.context = context
+        self.embedding = Embedding(vocab_size, width, _generator(seed, "init/embedding"))
+        self.hidden = Linear(context * width, hidden, _generator(seed, "init/hidden"))
+        self.output = Linear(hidden, vocab_size, _generator(seed, "init/output"))
 
     def __call__(self, ids: Int[Array, "B T"]) -> Float[Tensor, "B V"]:
+        """The logits of the character after each row of ``context`` characters."""
         side_by_side = self.embedding(ids).reshape(len(ids), -1)  # (B, T·C)
-        logits: Tensor = self.output(self.hidden(side_by_side).tanh())
-        return logits
+        return self.output(self.hidden(side_by_side).tanh())
 
     def parameters(self) -> list[Tensor]:
         """Embedding, hidden layer, output layer."""

@@ -29,9 +29,9 @@ class Model(Protocol):
 class TrainConfig:
     """How long and how fast."""
 
-    steps: int = 3000
+    steps: int = 4000
     batch: int = 64  # examples a step: enough to smooth the gradient, few enough to take many steps
-    learning_rate: float = 0.2  # as high as the model bears: the loss has no curvature-aware optimizer behind it yet
+    learning_rate: float = 0.5  # near the highest that trains; 0.2 takes three times the steps to the same loss
     cooldown: float = 0.3  # share of the steps, at the end, at a tenth of the rate: the noise of single batches settles
 
 
