@@ -30,7 +30,10 @@ class LayerNorm(plain_norm.LayerNorm):
 
 def rms_norm(x: Float[Tensor, "... C"], epsilon: float = 1e-5) -> Float[Tensor, "... C"]:
     """``underhood.nn.norm.rms_norm`` with its gradient by hand."""
-    return plain_norm.rms_norm(x, epsilon) if x.dtype in plain_norm.HALF else _RMSNorm.apply(x, epsilon)  # type: ignore[no-untyped-call, no-any-return]
+    if x.dtype in plain_norm.HALF:
+        return plain_norm.rms_norm(x, epsilon)
+    y: Tensor = _RMSNorm.apply(x, epsilon)  # type: ignore[no-untyped-call]
+    return y
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -40,7 +43,7 @@ class _RMSNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, epsilon: float) -> Tensor:
         width = x.shape[-1]
         inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(width).add_(epsilon).rsqrt_()
-        y = x * inverse
+        y: Tensor = x * inverse
         ctx.save_for_backward(y, inverse)
         return y
 
@@ -83,7 +86,8 @@ def silu(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
 
 def relu_squared(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """``underhood.nn.activation.relu_squared`` with its gradient by hand."""
-    return _ReluSquared.apply(x)  # type: ignore[no-untyped-call, no-any-return]
+    y: Tensor = _ReluSquared.apply(x)  # type: ignore[no-untyped-call]
+    return y
 
 
 class _ReluSquared(torch.autograd.Function):
@@ -109,7 +113,7 @@ class Rotary(plain_positions.Rotary):
         angles = self.angles[start : start + x.shape[1]]
         cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
         twice = torch.cat([cos, cos], dim=-1)
-        return lambda q: _Rotation.apply(q, twice, sin)  # type: ignore[no-untyped-call, no-any-return]
+        return lambda q: _Rotation.apply(q, twice, sin)  # type: ignore[no-untyped-call]
 
 
 class _Rotation(torch.autograd.Function):
@@ -122,7 +126,8 @@ class _Rotation(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Any:
-        return _turn(upstream[0], *ctx.saved_tensors, -1), None, None
+        cos, sin = ctx.saved_tensors
+        return _turn(upstream[0], cos, sin, -1), None, None
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
