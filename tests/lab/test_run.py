@@ -144,6 +144,15 @@ def test_an_arm_whose_code_changed_is_not_used_again(tiny: Baseline, tmp_path: P
     assert store.get(job(tiny, label="healthy"), 0) is None
 
 
+def test_code_that_changes_while_it_runs_is_an_error_and_no_arm_goes_missing(tiny: Baseline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def edit(label: str, event: dict[str, Any]) -> None:
+        if event["event"] == "end":
+            monkeypatch.setattr(run.identity, "module_hash", lambda name: "edited meanwhile")
+
+    with pytest.raises(UserError, match="changed while"):
+        run_jobs([job(tiny, label="healthy")], ArmStore(tmp_path / "arms.jsonl"), workers=1, listen=edit)
+
+
 def test_a_line_that_was_cut_off_costs_only_its_own_arm(tiny: Baseline, tmp_path: Path) -> None:
     path = tmp_path / "arms.jsonl"
     arm = Arm(label="healthy", baseline=tiny.name, seed=0, how="done", declaration="d")

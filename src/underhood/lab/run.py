@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from underhood.base.config import to_plain as config_to_plain
-from underhood.base.errors import NotReached, UnderhoodError
+from underhood.base.errors import NotReached, UnderhoodError, UserError
 from underhood.base.files import named_os_errors, write_json
 from underhood.lab import identity
 from underhood.lab import patch as patches
@@ -123,6 +123,8 @@ def run_jobs(jobs: Sequence[Job], store: ArmStore, *, workers: int = 0, listen: 
     missing = [dataclasses.replace(j, seeds=tuple(s for s in j.seeds if store.get(j, s) is None)) for j in jobs]
     _Pool([j for j in missing if j.seeds], store, workers or os.cpu_count() or 1, listen, timeout_s).run()
     arms = [arm for job in jobs for seed in job.seeds if (arm := store.get(job, seed)) is not None]
+    if len(arms) < sum(len(job.seeds) for job in jobs):
+        raise UserError("the code changed while the experiment ran, so its arms are not of one kind", remedy="Run it again; arms that still count are kept.")
     for arm in arms:
         if arm.unreached:
             raise NotReached("the patched code never ran, so nothing was tested", where=f"{arm.label}: {', '.join(arm.unreached)}")
