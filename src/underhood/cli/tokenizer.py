@@ -19,7 +19,7 @@ TOKENIZER = Path("tokenizer.json")
 
 
 @app.command()
-def train(  # noqa: PLR0917
+def train(
     paths: Annotated[list[str], typer.Argument(metavar="PATH…", help="Files, folders, or a corpus by name (tales, pydoc, stdlib).")],
     vocab: Annotated[int, typer.Option("--vocab", help="Ids in all: 256 bytes, special tokens, and merges.")] = 4096,
     pattern: Annotated[str, typer.Option("--pattern", help="How text is cut into words: gpt2 or gpt4.")] = "gpt4",
