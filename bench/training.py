@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from underhood.nn.fast import fast
 from underhood.nn.gpt import GPTConfig, build_gpt, gpt2
-from underhood.train.loop import Trainer, TrainConfig
+from underhood.train.loop import TrainConfig, Trainer
 from underhood.train.optim_config import OptimConfig
 
 Step = Callable[[], float]

@@ -91,8 +91,21 @@ class AdamW(_Listwise):
     def update_list(self, columns: list[list[Tensor]], *, t: int, lr: float, weight_decay: float) -> None:
         p, g, m, v = columns
         counts = [torch.tensor(float(t), device=p[0].device)] * len(p)
-        betas = {"beta1": self.beta1, "beta2": self.beta2}
-        torch._fused_adamw_(p, g, m, v, [], counts, lr=lr, **betas, eps=self.eps, weight_decay=weight_decay, amsgrad=False, maximize=False)
+        torch._fused_adamw_(
+            p,
+            g,
+            m,
+            v,
+            max_exp_avg_sqs=[],
+            state_steps=counts,
+            lr=lr,
+            beta1=self.beta1,
+            beta2=self.beta2,
+            weight_decay=weight_decay,
+            eps=self.eps,
+            amsgrad=False,
+            maximize=False,
+        )
 
 
 class Lion(_Listwise):

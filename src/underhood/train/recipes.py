@@ -77,3 +77,15 @@ def vocabulary_for(characters: int) -> int:
     """A power of two from 512 to 32,768: about one token for every 2,000 characters, so that each is seen often enough to be learned."""
     wanted = max(512, min(32_768, characters // 2_000))
     return 1 << (wanted.bit_length() - 1)
+
+
+def speedrun(steps: int = 300) -> RunConfig:
+    """The quickest way that we know to a validation loss of 1.88 on the characters of Shakespeare, on a CPU.
+
+    ``modern``'s parts and a head of its own; Muon on the blocks' matrices and AdamW on the rest, at high rates that fall straight to zero: a short run has no
+    time for a cautious one. ``bench/shakespeare.py`` measures it beside a plain recipe, and each ingredient by taking it away.
+    """
+    model = dataclasses.replace(modern(4, vocab_size=65, context=64), tie=False)
+    optim = OptimConfig(kind="underhood.train.optim_fast:Muon", lr=0.02, other_lr=0.01, weight_decay=0.0)
+    train = TrainConfig(steps=steps, optim=optim, schedule=ScheduleConfig(shape="warmup_linear", warmup=10, floor=0.0))
+    return RunConfig(data="shakespeare", tokenizer="chars", batch_size=12, model=model, train=train)
