@@ -147,8 +147,6 @@ def ablate(seeds: int, threads: int) -> None:
     longer = override(best, {"train.steps": best.train.steps * 3 // 2})
     whole = arm("the whole recipe", best, "underhood", range(seeds), threads)
     more = arm("the whole recipe, half as long again", longer, "underhood", range(seeds), threads)
-        arm(name, r, "underhood", range(seeds), threads) for name, r in (("the whole recipe", best), ("the whole recipe, half as long again", longer))
-    )
     slope = (mean(whole, "loss") - mean(more, "loss")) / math.log(1.5)  # nats per e-fold of steps
     for name, changes in ABLATIONS.items():
         changed = override(best, changes)
