@@ -10,7 +10,7 @@ from underhood.data.tales import generate
 from underhood.data.tales_pairs import PAIR_SKILLS, Pair, minimal_pairs
 from underhood.data.tales_score import score
 from underhood.eval import tales
-from underhood.eval.tales import _whole_sentences, pair_accuracy, prompts, score_model, to_plain
+from underhood.eval.tales import whole_sentences, pair_accuracy, prompts, score_model, to_plain
 from underhood.infer.sample import SampleConfig
 from underhood.nn.gpt import GPT, GPTConfig, build_gpt
 from underhood.text.chars import CharTokenizer
@@ -137,10 +137,10 @@ def test_a_model_that_writes_tales_is_scored_as_the_scorer_scores_them(monkeypat
 
 
 def test_a_sentence_cut_off_by_the_limit_is_not_counted() -> None:
-    assert _whole_sentences("It was red. Mia put the") == "It was red. "
-    assert _whole_sentences('It was red. "Yes!"') == 'It was red. "Yes!"'
-    assert _whole_sentences("Mia put the") == "Mia put the"
-    assert _whole_sentences("") == ""
+    assert whole_sentences("It was red. Mia put the") == "It was red. "
+    assert whole_sentences('It was red. "Yes!"') == 'It was red. "Yes!"'
+    assert whole_sentences("Mia put the") == "Mia put the"
+    assert whole_sentences("") == ""
 
 
 def test_a_model_that_writes_nothing_has_no_sentences(monkeypatch: pytest.MonkeyPatch) -> None:

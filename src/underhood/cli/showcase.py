@@ -20,8 +20,8 @@ import torch
 from underhood.base.errors import UnderhoodError, UserError
 from underhood.base.rng import stream_seed
 from underhood.cli.console import width
-from underhood.data.corpora import load_corpus
-from underhood.eval.tales import score_model
+from underhood.data.corpora import Corpus, load_corpus
+from underhood.data.tales_score import score
 from underhood.infer.sample import SampleConfig, generate_batch
 from underhood.interop.models import open_model
 from underhood.lab import report
@@ -35,6 +35,7 @@ from underhood.train.run import CONFIG, Run, open_run, read_metrics
 
 ARMS_SECONDS = 100.0  # what the breaks may take
 POLL_SECONDS = 0.5
+SHOWN = ("parsed", "agreement", "recall", "counting")
 LINE_EVERY_SECONDS = 15
 
 
@@ -125,7 +126,7 @@ class Reader:
         run = open_run(self.folder)
         model = build_gpt(run.config.model, self.seed).eval()
         self.before = write(run, model, run.tokenizer, self.seed, tokens=40)
-        self.scores_before = self._scores(model, run.tokenizer, run.validate(model)["bits_per_byte"])
+        self.scores_before = self._scores(model, run.tokenizer, run.validate(model)["bits_per_byte"], stories=12, tokens=60)
         say(f"{self.name}, before: {one_line(self.before)}", clock)
         print(indented(", ".join(f"{k} {v}" for k, v in self.scores_before.items())), flush=True)
 
@@ -139,14 +140,14 @@ class Reader:
         print(indented(" ".join(self.after.split())))
         print(indented(", ".join(f"{k} {v}" for k, v in self.scores_after.items()) + floor), flush=True)
 
-    def _scores(self, model: GPT, tokenizer: Tokenizer, bits: float) -> dict[str, str]:
+    def _scores(self, model: GPT, tokenizer: Tokenizer, bits: float, *, stories: int = 40, tokens: int = 180) -> dict[str, str]:
         """Bits per byte; of a tales model also what its sentences get right, of another how many of its words are words of the text."""
-        found = {"bits per byte": f"{bits:.2f}"}
-        if self.name == "tales":
-            self.floor = self.floor or load_corpus("tales").floor
-            scores = score_model(model, tokenizer, seed=self.seed, least=200).scores
-            return found | {skill: str(scores[skill]) for skill in ("parsed", "agreement", "recall", "counting") if scores[skill].total}
-        return found | {"known words": known_words(model, tokenizer, open_run(self.folder), self.seed, self.name)}
+        found, corpus = {"bits per byte": f"{bits:.2f}"}, load_corpus(self.name)
+        texts = demo.made_up(model, tokenizer, self.seed, stories=stories, tokens=tokens)
+        if corpus.floor is None:
+            return found | {"known words": known_words(texts, corpus)}
+        self.floor, scores = corpus.floor, score(texts)
+        return found | {skill: str(scores[skill]) for skill in SHOWN if skill == "parsed" or scores[skill].total}
 
     def progress(self) -> str:
         """Where the training is."""
@@ -192,15 +193,17 @@ def write(run: Run, model: GPT, tokenizer: Tokenizer, seed: int, *, tokens: int)
     return run.text_of(written).strip().partition("\n\n\n")[0]
 
 
-def known_words(model: GPT, tokenizer: Tokenizer, run: Run, seed: int, data: str) -> str:
+def known_words(texts: Sequence[str], corpus: Corpus) -> str:
     """Of the words that the model makes up, how many occur in the text it was trained on."""
-    corpus = load_corpus(data)
-    known = {w for text in corpus.train for w in re.findall(r"[^\W\d_]+", text.lower())}
-    generator = torch.Generator().manual_seed(stream_seed(seed, "sample/words"))
-    texts = generate_batch(model, [[int(run.val[0])]] * 16, SampleConfig(max_tokens=60, temperature=0.8), generator)
-    words = [w for ids in texts for w in re.findall(r"[^\W\d_]+", run.text_of(ids).lower())[:-1]]
+    known = {w for text in corpus.train for w in words_of(text)}
+    words = [w for text in texts for w in words_of(text)[:-1]]
     right = sum(w in known for w in words)
-    return f"{right}/{len(words)}" + (f" = {100 * right / len(words):.0f} %" if words else "")
+    return f"{right}/{len(words)}" + (f" = {100 * right / len(words):.1f} %" if words else "")
+
+
+def words_of(text: str) -> list[str]:
+    """Runs of letters, in lower case."""
+    return re.findall(r"[^\W\d_]+", text.lower())
 
 
 def one_line(text: str) -> str:

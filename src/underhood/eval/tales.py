@@ -61,14 +61,14 @@ def score_model(model: GPT, tokenizer: Tokenizer, *, seed: int = 0, least: int =
     for _ in range(ROUNDS):
         for new in generate_batch(model, ids, sample, generator):
             text = tokenizer.decode(new)
-            written.append(_whole_sentences(text) if len(new) == sample.max_tokens else text)
+            written.append(whole_sentences(text) if len(new) == sample.max_tokens else text)
         scores = score(written, prompts=opening * (len(written) // len(opening)))
         if scores.sentences >= least:
             break
     return Written(tuple(prompt + text for prompt, text in zip(cycle(opening), written, strict=False)), scores)
 
 
-def _whole_sentences(text: str) -> str:
+def whole_sentences(text: str) -> str:
     """``text`` without a last sentence that has no end, if it has others."""
     *whole, last = sentences(text) or [""]
     ended = last.rstrip("\"')").endswith((".", "!", "?"))

@@ -15,13 +15,14 @@ from underhood.data.corpora import load_corpus
 from underhood.data.sampler import Batches, RandomSampler, SequentialSampler
 from underhood.data.tales_score import score
 from underhood.data.tokens import end_id, join
-from underhood.eval.tales import prompts
+from underhood.eval.tales import whole_sentences
 from underhood.infer.sample import SampleConfig, generate_batch
 from underhood.lab.baseline import Baseline, Metric, Watch
 from underhood.lab.probe import at_rest, is_causal
 from underhood.nn.gpt import GPT, GPTConfig, build_gpt
 from underhood.text.bpe_fast import FastBPE
 from underhood.text.special import END_OF_TEXT
+from underhood.text.tokenizer import Tokenizer
 from underhood.train.loop import Callback, Figures, TrainConfig, Trainer
 from underhood.train.loss import cross_entropy
 from underhood.train.optim_config import OptimConfig
@@ -30,7 +31,7 @@ from underhood.train.run import make_tokenizer
 from underhood.train.schedule import ScheduleConfig
 
 VOCABULARY = 512
-WRITTEN = 40  # tokens from each of 80 prompts: some 200 sentences from a model that writes any
+STORIES, WRITTEN = 64, 56  # so many texts of so many tokens: some 200 sentences from a model that writes any
 
 
 FOUR_BLOCKS = GPTConfig(vocab_size=VOCABULARY, context=64, n_layer=4, n_head=4, width=64, init="fan_in", activation="underhood.nn.fast:gelu_tanh")
@@ -103,15 +104,19 @@ def writing_loss(model: GPT, x: Tensor, y: Tensor) -> float:
 
 
 def tale_figures(model: GPT, tokenizer: FastBPE, seed: int) -> dict[str, float]:
-    """How often the model is right where it goes on from the fixed prompts, twice each; a broken one may write no sentence at all."""
-    end = end_id(tokenizer)
-    opening = prompts() * 2
-    ids = [[*([] if end is None else [end]), *tokenizer.encode(prompt)] for prompt in opening]
-    generator = torch.Generator().manual_seed(stream_seed(seed, "sample/tales"))
-    config = SampleConfig(max_tokens=WRITTEN, temperature=0.8, end_ids=() if end is None else (end,))
-    written = generate_batch(model, ids, config, generator)
-    scores = score([tokenizer.decode(new) for new in written], prompts=opening)
+    """How often the model is right in the tales that it makes up; a broken one may write no sentence at all."""
+    scores = score(made_up(model, tokenizer, seed))
     return {name: scores[name].share or 0.0 for name in ("parsed", "agreement", "recall")}
+
+
+def made_up(model: GPT, tokenizer: Tokenizer, seed: int, *, stories: int = STORIES, tokens: int = WRITTEN, temperature: float = 0.8) -> list[str]:
+    """Texts from the start of a document: one prompt for all, the end mark, so that they are written in one batch. A last sentence cut off is left out."""
+    end = end_id(tokenizer)
+    start = [0 if end is None else end]
+    generator = torch.Generator().manual_seed(stream_seed(seed, "sample/tales"))
+    config = SampleConfig(max_tokens=tokens, temperature=temperature, end_ids=() if end is None else (end,))
+    written = generate_batch(model, [start] * stories, config, generator)
+    return [whole_sentences(tokenizer.decode(ids)) if len(ids) == tokens else tokenizer.decode(ids) for ids in written]
 
 
 def sample(model: GPT, tokenizer: FastBPE, seed: int, tokens: int) -> str:
