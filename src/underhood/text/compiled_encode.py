@@ -28,10 +28,15 @@ def compiled(function: Callable[..., Any]) -> Any:
         return njit(nogil=True)(function)
 
 
+def inlined(function: Callable[..., Any]) -> Any:
+    """``function`` copied into every compiled function that calls it: a call counts references to each array, which costs more than these bodies."""
+    return njit(inline="always")(function)
+
+
 # ── splitting ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@compiled
+@inlined
 def class_at(data, i, classes):
     """The class of the character at byte ``i`` plus 8 × its length in bytes."""
     b = np.int64(data[i])
@@ -45,7 +50,7 @@ def class_at(data, i, classes):
     return np.int64(classes[point]) + 32
 
 
-@compiled
+@inlined
 def run_end(data, i, n, classes, kind):
     """The end of the run of characters of class ``kind`` that starts at ``i``."""
     while i < n:
@@ -62,7 +67,7 @@ def run_end(data, i, n, classes, kind):
     return i
 
 
-@compiled
+@inlined
 def contraction_end(data, i, n, any_case):
     """The end of ``'s 'd 'm 't 'll 've 're`` at the quote ``i``, or ``i`` when there is none."""
     if i + 1 >= n:
@@ -83,7 +88,7 @@ def contraction_end(data, i, n, any_case):
     return i
 
 
-@compiled
+@inlined
 def space_end(data, i, n, classes, line_ends):
     """The end of the word that white space at ``i`` makes: all of it at the end of the text; else up to its last line end
     (``line_ends``); else all but its last character, which belongs to the next word."""
@@ -149,7 +154,7 @@ def split_ends(data, classes, gpt4, ends):
 # ── a table of words ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@compiled
+@inlined
 def word_key(data, i, end):
     """Two 64-bit numbers: the bytes themselves and the length (short words), or a hash and a mark (long ones)."""
     low, high, length = np.uint64(0), np.uint64(0), end - i
@@ -169,14 +174,14 @@ def word_key(data, i, end):
     return low, high | np.uint64(length) << np.uint64(56)
 
 
-@compiled
+@inlined
 def first_slot(low, high, mask):
     """Where the search for a key begins."""
     h = (low ^ (high * np.uint64(0xC2B2AE3D27D4EB4F))) * np.uint64(0x9E3779B97F4A7C15)
     return np.int64(h >> np.uint64(32)) & mask
 
 
-@compiled
+@inlined
 def find_word(data, i, end, low, high, table, starts, arena):
     """The slot of the word, or the free slot where it belongs. A slot is [key, key, number of the word + 1 or 0 where it is free, what is kept]."""
     mask = len(table) - 1
