@@ -159,10 +159,10 @@ def accumulation_error(config: LoopConfig, seed: int) -> float:
     return float(apart)
 
 
-def _recipe(kind: str, lr: float, clip: float | None, steps: int = 100) -> LoopConfig:
-    """Four ragged batches per update with the given optimizer."""
-    train = TrainConfig(steps=steps, accumulate=4, clip=clip, optim=OptimConfig(kind=kind, lr=lr, momentum=0.9), schedule=ScheduleConfig(warmup=10))
-    return LoopConfig(train=train, batch_size=4, ragged=True)
+def _recipe(kind: str, lr: float, clip: float | None, *, ragged: bool = False) -> LoopConfig:
+    """Four batches per update with the given optimizer."""
+    train = TrainConfig(steps=100, accumulate=4, clip=clip, optim=OptimConfig(kind=kind, lr=lr, momentum=0.9), schedule=ScheduleConfig(warmup=10))
+    return LoopConfig(train=train, batch_size=4, ragged=ragged)
 
 
 METRICS = LOSSES | {
@@ -192,16 +192,16 @@ BASELINES = (
     ),
     Baseline(
         name="loop.sgd",
-        says="Four ragged batches per update, SGD with momentum, no clipping, 100 updates.",
+        says="Four batches of one length per update, SGD with momentum, no clipping, 100 updates.",
         run=train_small,
-        config=_recipe("SGD", 0.3, None),
+        config=_recipe("SGD", 0.03, None),
         metrics=METRICS,
         seconds=4,
         corpus=CORPUS,
     ),
     Baseline(
         name="loop.adamw",
-        says="Four ragged batches per update, AdamW, no clipping, 100 updates.",
+        says="Four batches of one length per update, AdamW, no clipping, 100 updates.",
         run=train_small,
         config=_recipe("AdamW", 6e-3, None),
         metrics=METRICS,
@@ -210,9 +210,18 @@ BASELINES = (
     ),
     Baseline(
         name="loop.clipped",
-        says="Four ragged batches per update, SGD with momentum, the gradient clipped to norm 1, 100 updates.",
+        says="Four batches of one length per update, SGD with momentum, the gradient clipped to norm 1, 100 updates.",
         run=train_small,
         config=_recipe("SGD", 0.3, 1.0),
+        metrics=METRICS,
+        seconds=4,
+        corpus=CORPUS,
+    ),
+    Baseline(
+        name="loop.ragged",
+        says="Four batches per update whose targets end at different lengths, AdamW, no clipping, 100 updates.",
+        run=train_small,
+        config=_recipe("AdamW", 6e-3, None, ragged=True),
         metrics=METRICS,
         seconds=4,
         corpus=CORPUS,
