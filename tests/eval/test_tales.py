@@ -10,7 +10,7 @@ from underhood.data.tales import generate
 from underhood.data.tales_pairs import PAIR_SKILLS, Pair, minimal_pairs
 from underhood.data.tales_score import score
 from underhood.eval import tales
-from underhood.eval.tales import whole_sentences, pair_accuracy, prompts, score_model, to_plain
+from underhood.eval.tales import pair_accuracy, prompts, score_model, to_plain, whole_sentences
 from underhood.infer.sample import SampleConfig
 from underhood.nn.gpt import GPT, GPTConfig, build_gpt
 from underhood.text.chars import CharTokenizer
