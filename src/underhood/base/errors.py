@@ -44,6 +44,15 @@ class DataError(UserError):
     """A text or data file is missing, empty, damaged or too small for what is asked of it."""
 
 
+class VocabularyTooLarge(DataError):
+    """A text gives fewer tokens than were asked for; ``largest`` is how many it gives."""
+
+    def __init__(self, wanted: int, largest: int) -> None:
+        self.largest = largest
+        problem = f"the text allows {largest} tokens and {wanted} were asked for: every word is a single token by then"
+        super().__init__(problem, where="vocab_size", remedy=f"Give more text, or a vocabulary of at most {largest}.")
+
+
 class TokenizerError(UserError):
     """A tokenizer file is damaged, or an id or token lies outside its vocabulary."""
 

@@ -24,7 +24,19 @@ def command(
     A tokenizer and a four-block GPT on tales and on the English of Python's own documentation; text before and after, with its scores; then the GPT is
     broken three ways over three paired seeds (a preview: a record takes five), and everything is written into one HTML page.
     """
+    import contextlib
+    import sys
+
     from underhood.cli.console import print_json
+
+    with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():
+        figures = run(data, minutes, seed)
+    if json:
+        print_json(figures)
+
+
+def run(data: str | None, minutes: float, seed: int) -> dict[str, Any]:
+    """The demo from the first line to the last; its figures."""
     from underhood.cli.showcase import Clock, say, train_side_by_side
 
     clock = Clock()
@@ -40,8 +52,7 @@ def command(
     page = _write(folder, readers, results, data)
     say(f"3 · The report: {page}", clock)
     print_next(readers[0])
-    if json:
-        print_json({"models": [r.to_plain() for r in readers], "breaks": results, "seconds": round(clock.seconds, 1), "report": str(page)})
+    return {"models": [r.to_plain() for r in readers], "breaks": results, "seconds": round(clock.seconds, 1), "report": str(page)}
 
 
 def _new_folder() -> Path:

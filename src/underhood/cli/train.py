@@ -37,6 +37,9 @@ def command(
 
     if minutes is not None and steps is not None:
         raise UserError("both --minutes and --steps", expected="one of them")
+    for name, value in (("--minutes", minutes), ("--steps", steps)):
+        if value is not None and value <= 0:
+            raise UserError(f"{name} {value:g}", expected=f"more than 0 {name[2:]}")
     folder = out or Path("runs") / (Path(data).name.partition(":")[0] or "text")
     if resume:
         run = runs.open_run(folder)
@@ -66,7 +69,8 @@ def _prepare(data: str, folder: Path, depth: int, seed: int, config: Path | None
     note(f"{corpus.name}: {characters:,} characters" + (f"; {corpus.report}" if corpus.report else ""))
     chosen: RunConfig = dataclasses.replace(small(depth, data=data, characters=characters), seed=seed)
     chosen = read_toml(chosen, config) if config else chosen
-    return runs.prepare(override(chosen, settings), corpus, folder, note)
+    asked = override(chosen, settings)
+    return runs.prepare(asked, corpus, folder, note, fit=asked.vocab_size == small(depth, characters=characters).vocab_size)
 
 
 def _planned(run: "Run", minutes: float | None, steps: int | None, *, resume: bool) -> "Run":

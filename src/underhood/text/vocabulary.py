@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from underhood.base.errors import ConfigError, DataError, TokenizerError
+from underhood.base.errors import ConfigError, TokenizerError, VocabularyTooLarge
 from underhood.text.alphabet import BYTE_OF_ID
 
 Pair = tuple[int, int]
@@ -43,11 +43,6 @@ def merges_wanted(vocab_size: int, special: Sequence[str] | Mapping[str, int]) -
 
 
 def require_merges(found: int, wanted: int, vocab_size: int) -> None:
-    """Raise ``DataError`` naming the largest possible vocabulary when the text gave fewer merges than wanted."""
+    """Raise ``VocabularyTooLarge`` when the text gave fewer merges than wanted."""
     if found < wanted:
-        largest = vocab_size - (wanted - found)
-        raise DataError(
-            f"the text allows {largest} tokens and {vocab_size} were asked for: every word is a single token by then",
-            where="vocab_size",
-            remedy=f"Give more text, or a vocabulary of at most {largest}.",
-        )
+        raise VocabularyTooLarge(vocab_size, vocab_size - (wanted - found))

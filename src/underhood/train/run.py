@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from underhood.base.config import from_plain, to_plain
-from underhood.base.errors import ConfigError, DataError, UserError
+from underhood.base.errors import ConfigError, DataError, UserError, VocabularyTooLarge
 from underhood.base.files import TEMPORARY, named_os_errors, read_json, write_json
 from underhood.data.corpora import Corpus
 from underhood.data.sampler import Batches, SequentialSampler, ShuffledSampler
@@ -71,8 +71,8 @@ class Run:
         return self.tokenizer.decode(ids).replace(END_OF_TEXT, "\n\n")
 
 
-def prepare(config: RunConfig, corpus: Corpus, folder: Path, note: Callable[[str], None] = lambda text: None) -> Run:
-    """Make a new run folder: train the tokenizer (or read it), tokenize, write the config.
+def prepare(config: RunConfig, corpus: Corpus, folder: Path, note: Callable[[str], None] = lambda text: None, *, fit: bool = False) -> Run:
+    """Make a new run folder: train the tokenizer (or read it), tokenize, write the config. With ``fit`` a vocabulary that the text cannot fill is made smaller.
 
     Raises ``ConfigError`` when the folder holds a run already, ``DataError`` when the text is too short for the context or cannot fill the vocabulary.
     """
@@ -82,7 +82,7 @@ def prepare(config: RunConfig, corpus: Corpus, folder: Path, note: Callable[[str
         folder.mkdir(parents=True, exist_ok=True)
         for left in [*folder.glob(f"{TEMPORARY}*"), folder / "train", folder / "val"]:
             shutil.rmtree(left, ignore_errors=True)  # of a preparation that was interrupted
-    tokenizer = make_tokenizer(config, corpus, note)
+    tokenizer = make_tokenizer(config, corpus, note, fit=fit)
     tokenizer.save(folder / TOKENIZER)
     config = dataclasses.replace(config, vocab_size=tokenizer.vocab_size, model=dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size))
     for name, documents in (("train", corpus.train), ("val", corpus.val)):
@@ -109,14 +109,20 @@ def open_run(folder: Path) -> Run:
     return Run(folder=folder, config=config, tokenizer=load_tokenizer(folder / TOKENIZER), **shards)
 
 
-def make_tokenizer(config: RunConfig, corpus: Corpus, note: Callable[[str], None] = lambda text: None) -> Tokenizer:
+def make_tokenizer(config: RunConfig, corpus: Corpus, note: Callable[[str], None] = lambda text: None, *, fit: bool = False) -> Tokenizer:
     """The tokenizer that ``config.tokenizer`` names, trained on the training part where it is not a file."""
     if config.tokenizer == "chars":
         return CharTokenizer.train("".join(corpus.train) + "".join(corpus.val) + "\n")
     if config.tokenizer != "bpe":
         return load_tokenizer(config.tokenizer)
     note(f"training a tokenizer of {config.vocab_size} tokens")
-    return FastBPE.train(corpus.train, config.vocab_size, config.pattern, special=(END_OF_TEXT,))
+    try:
+        return FastBPE.train(corpus.train, config.vocab_size, config.pattern, special=(END_OF_TEXT,))
+    except VocabularyTooLarge as error:
+        if not fit:
+            raise
+        note(f"the text fills a vocabulary of {error.largest}, no more")
+        return FastBPE.train(corpus.train, error.largest, config.pattern, special=(END_OF_TEXT,))
 
 
 def file_digest(path: Path) -> str:

@@ -55,7 +55,7 @@ def prepared(data: str) -> tuple[FastBPE, NDArray[np.int64], NDArray[np.int64]]:
     """Tokenizer, training ids and validation ids; made once a process, the same for every seed."""
     corpus = load_corpus(data)
     recipe = dataclasses.replace(small(data=data, characters=sum(map(len, corpus.train))), vocab_size=VOCABULARY)
-    tokenizer = make_tokenizer(recipe, corpus)
+    tokenizer = make_tokenizer(recipe, corpus, fit=True)
     return tokenizer, join(corpus.train, tokenizer), join(corpus.val, tokenizer)  # type: ignore[return-value]
 
 

@@ -1,0 +1,97 @@
+"""``underhood train`` as a person uses it: on a folder of one's own, interrupted, resumed, and with every kind of mistake."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+TEXT = "The cat sat on the mat. The dog lay by the door and looked at the cat. " * 120
+TINY = ["--depth", "1", "--set", "batch_size=2", "--set", "model.context=16"]
+
+
+def underhood(*words: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, "-m", "underhood.cli.main", *words], cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for i in range(12):
+        (folder / f"{i}.txt").write_text(f"Story {i}. {TEXT[i * 11 :]}", encoding="utf-8")
+    return folder
+
+
+def test_a_folder_of_text_is_trained_on_sampled_and_resumed(texts: Path, tmp_path: Path) -> None:
+    done = underhood("train", "--data", "texts", "--steps", "8", *TINY, "--set", "vocab_size=270", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["how"], result["step"]) == ("finished", 8)
+    assert "about" in done.stderr
+    more = underhood("train", "--resume", "--out", "runs/texts", "--steps", "12", "--json", cwd=tmp_path)
+    assert json.loads(more.stdout)["step"] == 12, more.stderr
+    assert "from step 8" in more.stderr
+    written = underhood("sample", "runs/texts", "--prompt", "The cat", "--tokens", "8", cwd=tmp_path)
+    assert written.returncode == 0, written.stderr
+    assert "The cat" in written.stdout
+
+
+def test_a_text_that_cannot_fill_the_recipes_vocabulary_gets_a_smaller_one(texts: Path, tmp_path: Path) -> None:
+    done = underhood("train", "--data", "texts", "--steps", "2", *TINY, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "the text fills a vocabulary of" in done.stderr
+
+
+def test_the_same_command_gives_the_same_run(texts: Path, tmp_path: Path) -> None:
+    losses = []
+    for out in ("a", "b"):
+        done = underhood("train", "--data", "texts", "--out", out, "--steps", "4", *TINY, "--set", "vocab_size=270", "--json", cwd=tmp_path)
+        losses.append(json.loads(done.stdout)["val_loss"])
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for a child")
+def test_ctrl_c_saves_and_says_how_to_go_on(texts: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "underhood.cli.main", "train", "--data", "texts", "--steps", "100000", *TINY, "--set", "vocab_size=270"]
+    process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    metrics = tmp_path / "runs" / "texts" / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text()):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert "stopped and saved. Go on with: underhood train --resume --out runs/texts" in out
+    assert list((tmp_path / "runs" / "texts").glob("step-*/model.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data", "talse"], "tales"),
+        (["--data", "none.txt"], "none.txt"),
+        (["--data", "empty.txt"], "empty.txt"),
+        (["--data", "binary.txt"], "binary.txt"),
+        (["--data", "latin.txt"], "UTF-8"),
+        (["--data", "texts", "--set", "model.n_layers=2"], "n_layer"),
+        (["--data", "texts", "--set", "model.context=100000"], "context"),
+        (["--data", "texts", "--set", "vocab_size=60000"], "vocab"),
+        (["--data", "texts", "--steps", "3", "--minutes", "1"], "one of them"),
+        (["--data", "texts", "--minutes", "0"], "minutes"),
+        (["--resume", "--out", "nothing"], "Start a run with"),
+        (["--data", "texts", "--out", "file.txt"], "file.txt"),
+    ],
+)
+def test_mistakes_are_named_and_leave_nothing_half_done(texts: Path, tmp_path: Path, words: list[str], message: str) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "file.txt").write_text("x")
+    (tmp_path / "binary.txt").write_bytes(bytes(range(256)) * 20)
+    (tmp_path / "latin.txt").write_bytes("caf\xe9 au lait ".encode("latin-1") * 50)
+    done = underhood("train", *words, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("runs/*/config.json"))
