@@ -89,7 +89,7 @@ BREAKS: tuple[Sabotage, ...] = (
         patch=Edit(f"{BPE}:learn_merges", "(-pairs[pair], pair)", "(-pairs[pair], -pair[0], -pair[1])"),
         baseline=BASELINE,
         silent=True,
-        expect=(Stays("bytes_per_token", within=0.05), Keeps("stories_round_trip"), Keeps("replays_merges"), Violates("ties_to_the_smaller")),
+        expect=(Stays("bytes_per_token", within=0.03), Keeps("stories_round_trip"), Keeps("replays_merges"), Violates("ties_to_the_smaller")),
         look="As good a tokenizer, and not the same one: its ids differ from every other trainer's on the same text, and weights do not fit it.",
     ),
     Sabotage(
