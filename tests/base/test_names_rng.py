@@ -27,4 +27,5 @@ def test_streams_are_keyed_by_seed_and_purpose() -> None:
 
 def test_nearest() -> None:
     assert nearest("atention", ["attention", "bpe"]) == "attention"
+    assert nearest("RMSNrm", ["rms", "RMSNorm"]) == "RMSNorm"
     assert nearest("zzz", ["attention"]) is None

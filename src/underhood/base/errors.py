@@ -97,5 +97,6 @@ class NotWritten(UnderhoodError, NotImplementedError):
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name most like ``name``, or None when nothing is near."""
-    found = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.55)
-    return found[0] if found else None
+    folded = {k.lower(): k for k in known}
+    found = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.55)
+    return folded[found[0]] if found else None
