@@ -35,6 +35,9 @@ def test_a_folder_of_text_is_trained_on_sampled_and_resumed(texts: Path, tmp_pat
     more = underhood("train", "--resume", "--out", "runs/texts", "--steps", "12", "--json", cwd=tmp_path)
     assert json.loads(more.stdout)["step"] == 12, more.stderr
     assert "from step 8" in more.stderr
+    enough = underhood("train", "--resume", "--out", "runs/texts", "--steps", "12", cwd=tmp_path)
+    assert enough.returncode == 2
+    assert "more than 12 steps" in enough.stderr
     written = underhood("sample", "runs/texts", "--prompt", "The cat", "--tokens", "8", cwd=tmp_path)
     assert written.returncode == 0, written.stderr
     assert "The cat" in written.stdout

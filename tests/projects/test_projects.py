@@ -1,6 +1,7 @@
 """The rule that keeps the project honest, for every project: the reference passes every check, every break of code is caught, and every
 experiment's prediction has a verdict on record. What a project must have follows from its `stages` in syllabus.toml."""
 
+import ast
 import functools
 from pathlib import Path
 
@@ -8,11 +9,11 @@ import pytest
 
 from underhood.base.files import read_json
 from underhood.lab import baseline as baselines
-from underhood.lab import record
+from underhood.lab import identity, record
 from underhood.lab.check import CheckFailed
 from underhood.lab.compare import REFUTED
 from underhood.lab.kills import KillMatrix, kill_matrix, run_check
-from underhood.lab.patch import Edit, Set, applied, configure, diff
+from underhood.lab.patch import Edit, Set, applied, configure, diff, source
 from underhood.lab.sabotage import Crashes, Sabotage
 from underhood.projects.registry import Project, find_break, find_project, syllabus
 
@@ -99,6 +100,15 @@ def test_every_experiment_is_on_record_with_verdicts(name: str, project: Project
 def test_predictions_were_committed_before_they_were_measured(name: str, project: Project, sabotage: Sabotage) -> None:
     assert record.registered(RECORDS)[name]["prediction"] == read_json(record.path_of(RECORDS, name))["prediction"]
     assert record.registered_before(name, RECORDS) is not False
+
+
+@pytest.mark.parametrize("project", at_stage("layer"), ids=lambda p: p.slug)
+def test_the_syllabus_says_how_many_lines_a_learner_writes(project: Project) -> None:
+    def code(seam: str) -> int:
+        bare = identity._Bare().visit(ast.parse(source(seam)))
+        return sum(line.strip() not in ("", "pass") for line in ast.unparse(bare).splitlines())
+
+    assert project.lines == sum(code(seam) for seam in project.owns)
 
 
 def test_no_record_without_its_break() -> None:

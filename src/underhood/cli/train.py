@@ -97,6 +97,7 @@ def _planned(run: "Run", minutes: float | None, steps: int | None, *, resume: bo
 
 def _train(run: "Run", *, resume: bool, prompt: str) -> dict[str, Any]:
     """Train to the end or to an interruption."""
+    from underhood.base.errors import UserError
     from underhood.cli.console import note
     from underhood.cli.progress import TrainingProgress
     from underhood.train import run as runs
@@ -106,6 +107,9 @@ def _train(run: "Run", *, resume: bool, prompt: str) -> dict[str, Any]:
         for problem in trainer.resume():
             note(f"passed over: {problem}")
         note(f"from step {trainer.steps_done}")
+        if trainer.steps_done >= run.config.train.steps:
+            wanted = f"more than {trainer.steps_done} steps"
+            raise UserError(f"{run.config.train.steps} steps asked for", where=str(run.folder), expected=wanted, remedy="Say how many in all: --steps N")
     with TrainingProgress(run, prompt, trainer.steps_done) as progress:
         trainer.callbacks = [progress.metrics, progress]
         how = trainer.run()

@@ -23,7 +23,7 @@ class Project:
     title: str
     part: str
     hours: float
-    lines: int
+    lines: int  # of code that a learner writes: the seams without docstrings, comments and annotations (tests/projects hold it)
     needs: tuple[str, ...]
     stages: tuple[str, ...]  # which of layer, checks, breaks, records, starter, chapter exist
     owns: tuple[str, ...]  # the seams, "module:qualname"
