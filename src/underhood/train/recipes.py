@@ -21,7 +21,7 @@ class RunConfig:
     vocab_size: int = 1024  # of the tokenizer that is trained on the text
     tokenizer: str = "bpe"  # "bpe", "chars", or the path of a tokenizer.json to use as it is
     pattern: str = "gpt2"  # how the text is cut before merging
-    batch_size: int = 16  # sequences per batch
+    batch_size: int = 8  # sequences per batch; small batches learn more from each token
     model: GPTConfig  # its vocab_size follows the tokenizer's
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
 
@@ -57,13 +57,13 @@ CONTEXT = 256
 
 
 def small(depth: int = 4, *, data: str = "tales", characters: int = 2_000_000, steps: int = 1000) -> RunConfig:
-    """What `underhood train` does with a text of ``characters``: a vocabulary and a context that the text can fill, ``depth`` blocks, AdamW, a cosine."""
+    """What `underhood train` does with a text of ``characters``: a vocabulary and a context that the text can fill, ``depth`` blocks, Muon, a cosine."""
     short = characters < SHORT_TEXT
     vocab_size = vocabulary_for(characters)
     held_out = characters // 10 // (1 if short else 4)  # tokens, at least, to validate on
     context = max(8, min(CONTEXT, 1 << max(3, held_out.bit_length() - 1)))
     width = HEAD_WIDTH * max(2, depth)
-    optim = OptimConfig(kind="underhood.train.optim_fast:AdamW", lr=3e-3 * 128 / width)
+    optim = OptimConfig(kind="underhood.train.optim_fast:Muon", lr=0.02, other_lr=0.02 * 128 / width, momentum=0.85, weight_decay=0.0)
     return RunConfig(
         data=data,
         vocab_size=vocab_size,
