@@ -15,7 +15,7 @@ SEEDS = (0, 1, 2)
 
 def command(
     data: Annotated[str | None, typer.Option(help="Your own text instead: a corpus by name, a file or a folder.")] = None,
-    minutes: Annotated[float, typer.Option(help="How long the models train.")] = 0.75,
+    minutes: Annotated[float, typer.Option(help="How long the models train.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the two models; the breaks use seeds 0, 1 and 2.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON; the rest goes to stderr.")] = False,
 ) -> None:

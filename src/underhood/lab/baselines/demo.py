@@ -120,11 +120,11 @@ def made_up(model: GPT, tokenizer: Tokenizer, seed: int, *, stories: int = STORI
 
 
 def sample(model: GPT, tokenizer: FastBPE, seed: int, tokens: int) -> str:
-    """What the model writes from the start of a document."""
+    """What the model writes from the start of a document; ¶ stands for an end mark."""
     end = end_id(tokenizer)
     generator = torch.Generator().manual_seed(stream_seed(seed, "sample"))
     (written,) = generate_batch(model, [[0 if end is None else end]], SampleConfig(max_tokens=tokens, temperature=0.8), generator)
-    return tokenizer.decode(written).partition(END_OF_TEXT)[0].strip()
+    return tokenizer.decode(written).replace(END_OF_TEXT, " ¶ ").strip()
 
 
 def share(says: str) -> Metric:
