@@ -33,7 +33,7 @@ from underhood.train.optim_config import OptimConfig
 
 Step = Callable[[], float]
 CHARACTER = GPTConfig(vocab_size=65, context=64, n_layer=4, n_head=4, width=128)
-SHAPES = {"GPT-2 small": (gpt2("small"), 1), "character": (CHARACTER, 12)}
+SHAPES = {"gpt2-small": (gpt2("small"), 1), "character": (CHARACTER, 12)}
 LEARNING_RATE, BETAS, DECAY = 6e-4, (0.9, 0.95), 0.1
 
 
