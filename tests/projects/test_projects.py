@@ -10,7 +10,7 @@ import pytest
 from underhood.base.files import read_json
 from underhood.lab import baseline as baselines
 from underhood.lab import identity, record
-from underhood.lab.check import CheckFailed
+from underhood.lab.check import Check, CheckFailed, Part
 from underhood.lab.compare import REFUTED
 from underhood.lab.kills import KillMatrix, kill_matrix, run_check
 from underhood.lab.patch import Edit, Set, applied, configure, diff, source
@@ -19,6 +19,7 @@ from underhood.projects.registry import Project, find_break, find_project, sylla
 
 RECORDS = Path(__file__).parents[2] / "records"
 STAGES = {"layer", "checks", "breaks", "records", "starter", "chapter"}
+MOST_LINES = 150  # of code, a project: more belongs into its extension
 PUBLISHED = ["scalar", "tensor", "bpe", "attention", "gpt", "loop"]
 
 
@@ -109,6 +110,24 @@ def test_the_syllabus_says_how_many_lines_a_learner_writes(project: Project) -> 
         return sum(line.strip() not in ("", "pass") for line in ast.unparse(bare).splitlines())
 
     assert project.lines == sum(code(seam) for seam in project.owns)
+    assert project.lines <= MOST_LINES
+
+
+@pytest.mark.parametrize("project", [p for p in at_stage("checks") if p.extension], ids=lambda p: p.slug)
+def test_the_core_is_checked_without_the_extension_and_first(project: Project) -> None:
+    """The checks that pass on the core alone come before all that need a seam of the extension."""
+    core = Part(**{name: seam for name, seam in vars(project.part_now()).items() if any(o.rpartition(":")[2] == name for o in project.owns)})
+    needs_extension = [not _passes(check, core) for check in project.checks()]
+    assert needs_extension == sorted(needs_extension)
+    assert set(needs_extension) == {False, True}
+
+
+def _passes(check: Check, part: Part) -> bool:
+    """Whether ``check`` holds; false too when a seam that it asks for is not there."""
+    try:
+        return run_check(check, part) is None
+    except AttributeError:
+        return False
 
 
 def test_no_record_without_its_break() -> None:

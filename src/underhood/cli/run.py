@@ -84,13 +84,13 @@ def _quick_break(project: "Project") -> "Sabotage":
 
 def _build(project: "Project", told: _Teller) -> list[str]:
     began = time.perf_counter()
-    for seam in project.owns:
+    for seam in project.seams:
         importlib.import_module(seam.partition(":")[0])
     project.part_now()
-    told(f"Build: {len(project.owns)} seams loaded in {time.perf_counter() - began:.1f} s")
-    for seam in project.owns:
+    told(f"Build: {len(project.seams)} seams loaded in {time.perf_counter() - began:.1f} s")
+    for seam in project.seams:
         told(f"  {seam}")
-    return list(project.owns)
+    return list(project.seams)
 
 
 def _verify(project: "Project", told: _Teller) -> list[dict[str, Any]]:

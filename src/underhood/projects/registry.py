@@ -23,13 +23,19 @@ class Project:
     title: str
     part: str
     hours: float
-    lines: int  # of code that a learner writes: the seams without docstrings, comments and annotations (tests/projects hold it)
+    lines: int  # of code that a learner writes for `owns`, without docstrings, comments and annotations (tests/projects hold it)
     needs: tuple[str, ...]
     stages: tuple[str, ...]  # which of layer, checks, breaks, records, starter, chapter exist
-    owns: tuple[str, ...]  # the seams, "module:qualname"
+    owns: tuple[str, ...]  # the seams that a learner writes, "module:qualname"
+    extension: tuple[str, ...] = ()  # further seams, for those who go on: built on `owns`, checked after them
     borrowed: tuple[str, ...] = ()  # calls that would be the answer
     model: str = ""  # the named trained model that it needs
     plug: str = ""  # what `plug` drives
+
+    @property
+    def seams(self) -> tuple[str, ...]:
+        """All seams, those of the extension last."""
+        return self.owns + self.extension
 
     def checks(self) -> tuple[Check, ...]:
         """What any correct implementation satisfies, in the order of the build."""
@@ -60,7 +66,7 @@ class Project:
 
     def part_now(self) -> Part:
         """The seams as they are at this moment: healthy, or under whatever patch is applied."""
-        return Part(**{seam.rpartition(":")[2].rpartition(".")[2]: load(seam) for seam in self.owns})
+        return Part(**{seam.rpartition(":")[2].rpartition(".")[2]: load(seam) for seam in self.seams})
 
     def measure(self) -> dict[str, Any]:
         """What the layer costs on this machine: figures with their units."""
