@@ -80,8 +80,17 @@ class Project:
 @functools.cache
 def syllabus() -> tuple[Project, ...]:
     """All projects in the order of the course."""
-    text = resources.files("underhood.projects").joinpath("syllabus.toml").read_text(encoding="utf-8")
-    return tuple(from_plain(Project, entry, where="syllabus.toml") for entry in tomllib.loads(text)["project"])
+    return tuple(from_plain(Project, entry, where="syllabus.toml") for entry in _file()["project"])
+
+
+def given() -> tuple[str, ...]:
+    """What no project owns: ``"module"``, which stands for all its public names, or ``"module:name"``."""
+    return tuple(_file()["given"])
+
+
+@functools.cache
+def _file() -> dict[str, Any]:
+    return tomllib.loads(resources.files("underhood.projects").joinpath("syllabus.toml").read_text(encoding="utf-8"))
 
 
 def find_project(name: str) -> Project:
