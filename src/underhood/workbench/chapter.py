@@ -18,9 +18,9 @@ import types
 from pathlib import Path
 from typing import NamedTuple
 
-from underhood.lab.check import Check
 from underhood.projects.registry import Project, find_project
 from underhood.workbench.macros import ChapterError, Medium, expand, project_folder
+from underhood.workbench.starter import step_titles
 
 SECTIONS = (
     "Hook",
@@ -96,11 +96,6 @@ def section(text: str, name: str) -> str:
     return found[1]
 
 
-def steps_of(checks: tuple[Check, ...]) -> list[str]:
-    """The steps of a build as its checks name them, in order: ``"2 · Scaled dot product"``."""
-    return list(dict.fromkeys(check.step for check in checks))
-
-
 def blocks(markdown: str) -> list[Block]:
     """The fenced blocks of an expanded chapter, in order."""
     return [Block(m[1], m[2], markdown.count("\n", 0, m.start()) + 1) for m in FENCE.finditer(markdown)]
@@ -115,8 +110,8 @@ def problems(chapter: Chapter) -> list[str]:
         found.append(f"the sections are {headings(text, 2)}")
         return found
     built = [h.removeprefix("Step ") for h in headings(section(text, "The Build"), 3) if h.startswith("Step ")]
-    if built != steps_of(chapter.project.checks()):
-        found.append(f"the steps are {built}; the checks have {steps_of(chapter.project.checks())}")
+    if built != step_titles(chapter.project):
+        found.append(f"the steps are {built}; the checks have {step_titles(chapter.project)}")
     found += _counts(chapter)
     found += _answers(chapter)
     found += [
