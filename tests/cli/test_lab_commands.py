@@ -271,6 +271,27 @@ def test_run_fails_when_a_check_does(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "scalar" not in (tmp_path / "progress.toml").read_text(encoding="utf-8").partition("[projects]")[2]
 
 
+def test_run_measures_only_and_writes_the_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "records"
+    assert main(["run", "scalar", "--measure-only", "--record", "--records", str(folder), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    stored = read_json(folder / "measures" / "scalar.json")
+    assert stored["measure"] == printed["figures"]
+    assert stored["measure"]["parameters"] == 2 * 16 + 16 + 16 * 16 + 16 + 16 + 1
+    assert main(["run", "scalar", "--record"]) == 2
+    assert "--measure-only" in capsys.readouterr().err
+
+
+def test_a_report_of_all_records_leaves_out_what_is_no_break(at: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "records"
+    (folder / "measures").mkdir(parents=True)
+    (folder / "measures" / "scalar.json").write_text('{"measure": {}}', encoding="utf-8")
+    assert main(["report", str(folder)]) == 2
+    assert "holds no results" in capsys.readouterr().err
+    write_json(folder / "scalar" / "no_bias.json", read_json(run_folder(at) / "results.json")[0])
+    assert main(["report", str(folder), "--out", str(tmp_path / "page.html")]) == 0
+
+
 def test_run_with_both_sizes_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "scalar", "--tiny", "--full"]) == 2
     assert "one of them" in capsys.readouterr().err

@@ -62,7 +62,7 @@ def find_results(what: str) -> tuple[str, list[dict[str, Any]], Path]:
         raise UserError("is a file", where=str(place), expected="a folder or a project")
     else:
         files, name = _files_of(what), what
-    results = [read_json(f) for f in files if f.name not in ("predictions.json", "config.json")]
+    results = [r for f in files if isinstance(r := read_json(f), dict) and "judgements" in r]  # other files of the records are not breaks
     if not results:
         raise DataError("holds no results", where=str(place), remedy="Make some: underhood break PROJECT")
     return f"{name}, broken and measured", _list(results, place), Path("runs") / f"report-{name}.html"

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from underhood.projects.registry import Project
 
 PREVIEW_SEEDS = 3
+MEASURES = "measures"  # the folder of the records that holds what `measure` gave, a file a project
 QUICK_SECONDS = 3.0  # an arm of this length counts as quick
 
 
@@ -20,6 +21,9 @@ def command(
     project: Annotated[str, typer.Argument(metavar="PROJECT", help="Slug, number or a word of the title.")],
     tiny: Annotated[bool, typer.Option("--tiny", help="One break, three seeds: under a minute.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Every break, five seeds.")] = False,
+    measure_only: Annotated[bool, typer.Option("--measure-only", help="Only measure what the layer costs.")] = False,
+    record: Annotated[bool, typer.Option("--record", help="With --measure-only: write the figures into the records.")] = False,
+    records: Annotated[Path, typer.Option(metavar="DIR", help="Where the records are.")] = Path("records"),
     workers: Annotated[int, typer.Option(min=0, help="Arms side by side (default: one a core).", show_default=False)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON; progress goes to stderr.")] = False,
 ) -> None:
@@ -31,10 +35,17 @@ def command(
     from underhood.cli.console import print_json
     from underhood.projects.registry import find_project
 
-    if tiny and full:
-        raise UserError("both --tiny and --full", expected="one of them")
+    if tiny + full + measure_only > 1:
+        raise UserError("more than one of --tiny, --full and --measure-only", expected="one of them")
+    if record and not measure_only:
+        raise UserError("--record without --measure-only", expected="both", remedy="Breaks are recorded by: underhood break PROJECT --record")
     found = find_project(project)
     told = _Teller(silent=as_json)
+    if measure_only:
+        figures = _measure(found, told, records if record else None)
+        if as_json:
+            print_json({"project": found.slug, "figures": figures})
+        return
     breaks = [_quick_break(found)] if tiny else list(found.experiments())
     _announce(found, breaks, full, workers, told)
     built = _build(found, told)
@@ -128,17 +139,35 @@ def _break(project: "Project", breaks: "list[Sabotage]", full: bool, workers: in
     return results
 
 
-def _measure(project: "Project", told: _Teller) -> dict[str, Any]:
-    from importlib.util import find_spec
+def _measure(project: "Project", told: _Teller, records: Path | None = None) -> dict[str, Any]:
+    """What the layer costs; with ``records`` it is written there too."""
+    from underhood.lab.wording import duration
 
-    if find_spec(f"underhood.projects.{project.slug}.measure") is None:
+    seconds = project.measure_seconds()
+    if seconds is None:
         told("Measure: this project declares no figures of its own")
         return {}
-    told("Measure:")
+    told(f"Measure: about {duration(seconds)}")
+    began = time.perf_counter()
     figures = project.measure()
     for name, value in figures.items():
         told(f"  {name.replace('_', ' ')}: {_figure(value)}")
+    if records is not None:
+        told(f"Record: {_record(project.slug, figures, time.perf_counter() - began, records)}")
     return figures
+
+
+def _record(slug: str, figures: dict[str, Any], seconds: float, records: Path) -> Path:
+    """The figures with what they were taken on."""
+    import torch
+
+    from underhood.base.files import write_json
+    from underhood.lab import identity
+
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    taken_on = {"machine": {**identity.machine(), "threads": str(torch.get_num_threads())}, "versions": identity.versions()}
+    (records / MEASURES).mkdir(parents=True, exist_ok=True)
+    return write_json(records / MEASURES / f"{slug}.json", {"project": slug, "date": today, "seconds": round(seconds, 1), **taken_on, "measure": figures})
 
 
 def _figure(value: Any) -> str:

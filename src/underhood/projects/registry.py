@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib
+import importlib.util
 import tomllib
 from importlib import resources
 from typing import Any
@@ -69,9 +70,16 @@ class Project:
         return Part(**{seam.rpartition(":")[2].rpartition(".")[2]: load(seam) for seam in self.seams})
 
     def measure(self) -> dict[str, Any]:
-        """What the layer costs on this machine: figures with their units."""
+        """What the layer costs on this machine: numbers by name, or groups of them; the names say the units."""
         found: dict[str, Any] = self._module("measure").measure()
         return found
+
+    def measure_seconds(self) -> float | None:
+        """About how long ``measure`` takes; None for a project that declares no figures."""
+        if importlib.util.find_spec(f"underhood.projects.{self.slug}.measure") is None:
+            return None
+        seconds: float = self._module("measure").SECONDS
+        return seconds
 
     def _module(self, name: str) -> Any:
         return importlib.import_module(f"underhood.projects.{self.slug}.{name}")

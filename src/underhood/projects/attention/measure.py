@@ -1,24 +1,24 @@
 """What attention costs: arithmetic and memory grow with T², and how near this machine's matrix products the plain and the fused path come."""
 
-import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from underhood.lab.timing import best_of, matmul_gflop_per_s
 from underhood.nn.attention import AttentionConfig, MultiHeadAttention
 from underhood.nn.init import fan_in, init_parameters
 
+SECONDS = 4  # about, on one thread
 WIDTH, HEADS = 256, 4
 LENGTHS = (64, 256, 1024)
 
 
 def measure() -> dict[str, Any]:
     """Figures of one layer of width 256 with 4 heads in float32, forward, one sequence; units are in the names."""
-    peak = matmul_gflops()
+    peak = matmul_gflop_per_s()
     parameters = 4 * WIDTH * WIDTH + 4 * WIDTH
     lengths = {f"T={T}": at_length(T, peak) for T in LENGTHS}
-    return {"width": WIDTH, "heads": HEADS, "parameters": parameters, "threads": torch.get_num_threads(), "matmul_peak_gflop_per_s": round(peak, 1), **lengths}
+    return {"width": WIDTH, "heads": HEADS, "parameters": parameters, "matmul_peak_gflop_per_s": round(peak, 1), **lengths}
 
 
 def at_length(T: int, peak: float) -> dict[str, float]:
@@ -51,20 +51,3 @@ def seconds_of(T: int, kernel: str) -> float:
     x = torch.randn(1, T, WIDTH, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         return best_of(lambda: layer(x))
-
-
-def matmul_gflops(n: int = 1024) -> float:
-    """What one large float32 product reaches here: the ceiling of everything made of products."""
-    a = torch.randn(n, n, generator=torch.Generator().manual_seed(0))
-    return 2 * n**3 / best_of(lambda: a @ a) / 1e9
-
-
-def best_of(run: Callable[[], object], budget_s: float = 0.3) -> float:
-    """The fastest of as many runs as fit the budget, after one to warm up: other work on the machine only ever makes a run slower."""
-    run()
-    times: list[float] = []
-    while len(times) < 3 or sum(times) < budget_s:
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times)

@@ -3,26 +3,27 @@
 import gc
 import random
 import sys
-import time
 
+from underhood.lab.timing import best_of
 from underhood.scalar import fast, mlp
 from underhood.scalar.value import Value
 
+SECONDS = 4  # about, on one thread
 Figures = dict[str, float]
 INPUTS = [[x / 10, (x * x % 7) / 7] for x in range(-10, 10)]
 TARGETS = [[1.0 if x * y > 0 else -1.0] for x, y in INPUTS]
 
 
-def measure(repeats: int = 5) -> Figures:
+def measure() -> Figures:
     """Nodes, time and memory of one training step of a 2-16-16-1 network on 20 points, plain and on the tape."""
     plain = mlp.MLP(2, [16, 16, 1], random.Random(0))
     tape = fast.MLP(2, [16, 16, 1], random.Random(0))
     loss = mlp.mean_squared_error([plain(x) for x in INPUTS], TARGETS)
     nodes = loss.topological_order()
-    seconds = _best(lambda: mlp.train_step(plain, INPUTS, TARGETS, 0.1), repeats)
+    seconds = best_of(lambda: mlp.train_step(plain, INPUTS, TARGETS, 0.1))
     gc.disable()
     try:
-        quiet = _best(lambda: mlp.train_step(plain, INPUTS, TARGETS, 0.1), repeats)
+        quiet = best_of(lambda: mlp.train_step(plain, INPUTS, TARGETS, 0.1))
     finally:
         gc.enable()
     return {
@@ -33,20 +34,9 @@ def measure(repeats: int = 5) -> Figures:
         "graph_bytes": sum(map(_bytes, nodes)),
         "graph_bytes_per_node": sum(map(_bytes, nodes)) / len(nodes),
         "ms_per_step": seconds * 1e3,
-        "ms_per_step_on_the_tape": _best(lambda: fast.train_step(tape, INPUTS, TARGETS, 0.1), repeats) * 1e3,
+        "ms_per_step_on_the_tape": best_of(lambda: fast.train_step(tape, INPUTS, TARGETS, 0.1)) * 1e3,
         "gradient_error_relative": _gradient_error(plain),
     }
-
-
-def _best(step: object, repeats: int) -> float:
-    """Seconds of the fastest of some runs: what else the machine does can only make one slower."""
-    assert callable(step)
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - start)
-    return min(times)
 
 
 def _bytes(node: Value) -> int:

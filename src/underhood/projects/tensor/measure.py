@@ -2,13 +2,13 @@
 
 import math
 import random
-import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
 
 from underhood.data.corpora import load_corpus
+from underhood.lab.timing import best_of, matmul_gflop_per_s
 from underhood.scalar import mlp
 from underhood.tensor.bigram import Bigram
 from underhood.tensor.charmodel import CharModel
@@ -16,6 +16,7 @@ from underhood.tensor.functions import cross_entropy
 from underhood.tensor.tensor import Array
 from underhood.tensor.train import TrainConfig, evaluate, fit, train_step
 
+SECONDS = 3  # about, on one thread
 Figures = dict[str, float]
 BATCH, CONTEXT, WIDTH, HIDDEN = 64, 8, 16, 128
 
@@ -31,8 +32,8 @@ def measure(steps: int = 1000) -> Figures:
     fit(model, train, TrainConfig(steps=steps), 0)
     rows = np.arange(BATCH)
     x, y = train[rows[:, None] + np.arange(CONTEXT)], train[rows + CONTEXT]
-    ours = _median(lambda: train_step(model, x, y, 0.0))
-    theirs = _median(_torch_step(model, x, y))
+    ours = best_of(lambda: train_step(model, x, y, 0.0))
+    theirs = best_of(_torch_step(model, x, y))
     # each weight of a matrix does one multiplication and one addition forward, and twice that backward
     flops = 6 * BATCH * (CONTEXT * WIDTH * HIDDEN + HIDDEN * len(characters))
     return {
@@ -46,7 +47,7 @@ def measure(steps: int = 1000) -> Figures:
         "ms_per_step_torch": theirs * 1e3,
         "speed_beside_torch": theirs / ours,
         "gflop_per_s": flops / ours / 1e9,
-        "gflop_per_s_matmul_peak": _matmul_peak() / 1e9,
+        "matmul_peak_gflop_per_s": matmul_gflop_per_s(),
     }
 
 
@@ -74,23 +75,3 @@ def _torch_step(model: CharModel, x: Array, y: Array) -> Callable[[], None]:
                 p.sub_(p.grad, alpha=0.0)
 
     return step
-
-
-def _median(step: Callable[[], object], repeats: int = 200) -> float:
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
-
-
-def _matmul_peak(size: int = 768) -> float:
-    """FLOP/s of NumPy's float32 matrix product, the best of ten."""
-    a = np.ones((size, size), np.float32)
-    times = []
-    for _ in range(10):
-        start = time.perf_counter()
-        a @ a
-        times.append(time.perf_counter() - start)
-    return 2 * size**3 / min(times)
