@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from underhood.cli import console, course
+from underhood.cli import console
+from underhood.workbench import course
 
 
 def command(

@@ -28,10 +28,14 @@ VERBS = {
     "Learn": {
         "demo": "train, sample, break, report: the whole thing in four minutes, offline",
         "init": "make a course folder",
-        "map": "the floors of the house and what each holds",
-        "list": "the projects; one project's layer, checks and breaks",
-        "run": "build, verify, break and measure one project",
+        "read": "a chapter in the terminal",
+        "start": "the blank file of a project: signatures, shapes, no bodies",
+        "check": "does what you wrote hold? where not, and why",
+        "hint": "three steps from a nudge to nearly the answer",
+        "plug": "put your part into the real stack, beside the reference",
         "break": "sabotage a layer over paired seeds and judge the predictions",
+        "incident": "a break in secret: diagnose it from what can be measured",
+        "progress": "the projects at a glance",
     },
     "Use": {
         "tokenizer": "train a tokenizer, encode, decode, see what merges glue",
@@ -41,6 +45,12 @@ VERBS = {
         "pull": "fetch a data set or weights: the one command that uses the network",
     },
     "More": {
+        "map": "the floors of the house and what each holds",
+        "list": "the projects; one project's layer, checks and breaks",
+        "run": "build, verify, break and measure one project",
+        "reset": "begin a project anew; the old file is kept",
+        "solution": "the whole answer; asks twice",
+        "notebook": "a chapter as an executed notebook, or a notebook to work in",
         "report": "an experiment as one HTML page",
         "records": "the committed measurements: which hold, which are stale",
     },
@@ -72,7 +82,7 @@ def dispatch(arguments: list[str]) -> int:
     """Answer ``arguments``, or hand them to the verb that they begin with."""
     if not arguments:
         from underhood.cli.console import paragraph
-        from underhood.cli.course import where
+        from underhood.workbench.course import where
 
         print(paragraph(where()))
         return 0

@@ -178,7 +178,7 @@ def _figure(value: Any) -> str:
 
 
 def _mark_done(project: "Project", told: _Teller) -> None:
-    from underhood.cli import course
+    from underhood.workbench import course
 
     folder: Path | None = course.find_course()
     if folder is not None:

@@ -99,7 +99,7 @@ def _train(run: "Run", *, resume: bool, prompt: str) -> dict[str, Any]:
     """Train to the end or to an interruption."""
     from underhood.base.errors import UserError
     from underhood.cli.console import note
-    from underhood.cli.progress import TrainingProgress
+    from underhood.cli.train_progress import TrainingProgress
     from underhood.train import run as runs
 
     trainer = run.trainer(folder=run.folder)

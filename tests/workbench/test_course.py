@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from underhood.base.errors import DataError, FileSystemError, UserError
-from underhood.cli import course
 from underhood.cli.main import main
 from underhood.projects.registry import syllabus
+from underhood.workbench import course
 
 DAY = datetime.date(2026, 11, 21)
 

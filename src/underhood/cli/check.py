@@ -1,0 +1,179 @@
+"""``underhood check``: a learner's file put through its project's checks."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from underhood.projects.registry import Project
+    from underhood.workbench.checking import Report
+    from underhood.workbench.judge import Outcome
+
+POLL_SECONDS = 0.4
+SHOWN = 700  # characters of a value
+SIGNS = {"holds": "✓", "wrong": "✗", "not written": "·", "borrowed": "✗", "stopped": "✗"}
+WORDS = {"wrong": "does not hold", "not written": "is not written yet", "borrowed": "is borrowed", "stopped": "was stopped"}
+
+
+def command(
+    project: Annotated[str, typer.Argument(metavar="PROJECT", help="Slug, number or a word of the title.")],
+    everything: Annotated[bool, typer.Option("--all", help="Run every check, not only up to the first open step.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Check again whenever the file is saved; Ctrl-C ends it.")] = False,
+    tests: Annotated[Path | None, typer.Option(metavar="FILE", help="Grade your own tests: do they pass on the reference and catch the breaks?")] = None,
+    file: Annotated[Path | None, typer.Option(metavar="FILE", help="Another file than my/PROJECT.py.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what holds of my/PROJECT.py and what does not: the failing input, what was expected, what was found.
+
+    The file runs in a process of its own with limits on time and memory. Exit code 1 while something is open.
+    """
+    from underhood.projects.registry import find_project
+    from underhood.workbench.course import need_mine
+
+    found = find_project(project)
+    if tests is not None:
+        _grade(found, tests, as_json)
+        return
+    path = file or need_mine(found.slug)
+    good = _once(found, path, everything, as_json)
+    while watch:
+        _wait(path)
+        print("\n" + "─" * 60)
+        good = _once(found, path, everything, as_json)
+    if not good:
+        raise typer.Exit(1)
+
+
+def _wait(path: Path) -> None:
+    def stamp() -> float:
+        return path.stat().st_mtime if path.exists() else 0.0
+
+    before = stamp()
+    while stamp() == before:
+        time.sleep(POLL_SECONDS)
+
+
+def _once(project: "Project", path: Path, everything: bool, as_json: bool) -> bool:
+    from underhood.cli.console import paragraph, print_json
+    from underhood.workbench.checking import check_file, note
+    from underhood.workbench.judge import Unusable
+
+    try:
+        report = check_file(project, path, everything=everything)
+    except Unusable as error:
+        place = f"{path.name}, line {error.line}" if error.line else path.name
+        if as_json:
+            print_json({"project": project.slug, "file": str(path), "unusable": str(error), "line": error.line})
+        else:
+            print(paragraph(f"{place}: the file cannot be run: {error}"))
+        return False
+    note(report)
+    if as_json:
+        print_json(plain(report))
+    else:
+        _say(report)
+    return report.good
+
+
+def plain(report: "Report") -> dict[str, Any]:
+    """A report as JSON."""
+    checks = [
+        {"name": o.check.name, "step": s.title, "state": o.state}
+        | ({k: _text(getattr(o, k)) for k in ("says", "given", "expected", "found", "place", "printed")} if o.state != "holds" else {})
+        for s in report.steps
+        for o in s.outcomes
+    ]
+    facts = {"project": report.project.slug, "file": str(report.file), "held": report.held, "of": report.total, "held_by": report.strength}
+    return {**facts, "changed": list(report.changed), "known_break": bool(report.matches), "checks": checks}
+
+
+def _say(report: "Report") -> None:
+    from underhood.cli.console import paragraph
+
+    slug = report.project.slug
+    if report.changed:
+        print(paragraph(f"The contract of {', '.join(report.changed)} has changed since this file was started; the file is left alone. Compare: underhood start shows the new form in another folder, underhood read {slug} tells why."))  # fmt: skip
+    for step in report.steps:
+        print(f"{'·' if step.open else '✓'} {step.title}")
+        for outcome in step.outcomes:
+            print(f"    {SIGNS[outcome.state]} {outcome.check.name.replace('_', ' ')}")
+    problem = report.next
+    if problem is not None:
+        print()
+        _explain(problem)
+        _advise(report)
+    else:
+        print(paragraph(f"All {report.total} checks hold, on the fixed inputs and on fresh ones (seed {report.again})."))
+        print(paragraph(f"Next: underhood plug {slug} puts it into the real stack; underhood break {slug} --predict breaks it."))
+    if report.strength == "guard":
+        print(paragraph("(On this system the file ran under a guard, not in a sandbox.)"))
+
+
+def _explain(outcome: "Outcome") -> None:
+    """The failing input, what was expected and found, in the words of the check."""
+    from underhood.cli.console import paragraph
+
+    print(paragraph(f"{outcome.check.name.replace('_', ' ')} {WORDS[outcome.state]}."))
+    if outcome.state == "not written" and not outcome.printed:
+        print(paragraph(str(outcome.found or outcome.says).replace("NotWritten: ", ""), indent="  "))
+        return
+    print(paragraph(outcome.says, indent="  "))
+    for name in ("given", "expected", "found"):
+        value = getattr(outcome, name)
+        if value is not None:
+            lines = _text(value).splitlines() or [""]
+            print(f"  {name + ':':10}{lines[0]}")
+            print("\n".join(f"            {line}" for line in lines[1:]), end="\n" if lines[1:] else "")
+    if outcome.place:
+        print(f"  at:       {outcome.place}")
+    if outcome.printed:
+        print("  it printed:")
+        print("\n".join(f"    {line}" for line in outcome.printed.splitlines()[:12]))
+
+
+def _advise(report: "Report") -> None:
+    from underhood.cli.console import paragraph
+
+    slug, step = report.project.slug, report.next_step
+    assert step is not None
+    print()
+    if report.matches:
+        print(paragraph(f"This matches a known break: underhood hint {slug} tells which."))
+    print(paragraph(f"{report.held} of {report.total} hold; next: {step.title.split(' · ', 1)[1].lower()} (step {step.number}). Stuck: underhood hint {slug}"))
+
+
+def _text(value: Any) -> str:
+    if hasattr(value, "detach"):
+        value = value.detach()
+    if hasattr(value, "tolist"):
+        value = _rounded(value.tolist())
+    text = str(value) if not isinstance(value, dict) else ", ".join(f"{k} = {_text(v)}" for k, v in value.items())
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]} …"
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_rounded(v) for v in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _grade(project: "Project", tests: Path, as_json: bool) -> None:
+    from underhood.cli.console import columns, paragraph, print_json
+    from underhood.workbench.grading import grade
+
+    graded = grade(project, tests)
+    if as_json:
+        print_json({"project": project.slug, "tests": str(tests), **graded.plain()})
+    elif graded.reference:
+        print(paragraph("Your tests fail on the reference, so they ask for something that is not so:"))
+        print(columns([(name, says) for name, says in graded.reference.items()], indent="  "))
+    else:
+        print(columns([("✓" if by else "✗", name, f"caught by {', '.join(by)}" if by else "escapes") for name, by in graded.caught.items()], indent="  "))
+        caught = sum(bool(by) for by in graded.caught.values())
+        print(paragraph(f"{graded.count} tests pass on the reference and catch {caught} of {len(graded.caught)} breaks."))
+        if graded.silent_escape:
+            print(paragraph(f"Still unseen, and silent: {', '.join(graded.silent_escape)}."))
+    if graded.reference or graded.silent_escape:
+        raise typer.Exit(1)

@@ -1,0 +1,38 @@
+"""``underhood hint``: three steps from a nudge to nearly the answer, for the check that is open."""
+
+from typing import Annotated
+
+import typer
+
+
+def command(project: Annotated[str, typer.Argument(metavar="PROJECT", help="Slug, number or a word of the title.")]) -> None:
+    """Say a little more each time about the first check that does not hold; from the second hint on, which known break it behaves like."""
+    from underhood.cli.console import paragraph
+    from underhood.projects.registry import find_project
+    from underhood.workbench import course
+    from underhood.workbench.checking import check_file, digest, note
+
+    found = find_project(project)
+    path = course.need_mine(found.slug)
+    folder = course.need_course()
+    state = course.read_state(folder)["checks"].get(found.slug, {})
+    if state.get("file") != digest(path):
+        note(check_file(found, path))
+    state = course.read_state(folder)
+    known = state["checks"][found.slug]
+    if "open" not in known:
+        print(paragraph(f"Nothing is open: all {known['of']} checks hold. Next: underhood plug {found.slug}"))
+        return
+    check = next(c for c in found.checks() if c.name == known["open"])
+    given = min(known.get("hints", 0) + 1, len(check.hints))
+    known["hints"] = given
+    course.write_state(folder, state)
+    print(paragraph(f"{check.name.replace('_', ' ')} (hint {given} of {len(check.hints)})"))
+    print(paragraph(check.hints[given - 1], indent="  "))
+    matches = known.get("matches", [])
+    if matches and given > 1:
+        print(paragraph(f"Your part behaves exactly like the break {' or '.join(matches)}: {found.find(matches[0]).says}", indent="  "))
+    elif matches:
+        print(paragraph("It behaves exactly like a break that we know; the next hint names it.", indent="  "))
+    if given == len(check.hints):
+        print(paragraph(f"That was the last. The whole answer: underhood solution {found.slug}"))

@@ -1,0 +1,30 @@
+"""``underhood start``: the blank file of a project."""
+
+from typing import Annotated
+
+import typer
+
+
+def command(
+    project: Annotated[str, typer.Argument(metavar="PROJECT", help="Slug, number or a word of the title.")],
+    from_step: Annotated[int, typer.Option(min=1, metavar="N", help="Start further along: the steps before N are written for you.")] = 1,
+) -> None:
+    """Make my/PROJECT.py: signatures, shapes and docstrings, no bodies. A file that is there is never touched."""
+    from underhood.base.errors import UserError
+    from underhood.base.files import write_atomic
+    from underhood.cli.console import columns, paragraph
+    from underhood.projects.registry import find_project
+    from underhood.workbench import course, starter
+
+    found = find_project(project)
+    path = course.mine(course.need_course(), found.slug)
+    if path.exists():
+        raise UserError(
+            "is there already", where=str(path), remedy=f"Go on: underhood check {found.slug}. Afresh, with a copy kept: underhood reset {found.slug}"
+        )
+    write_atomic(path, starter.starter(found, from_step=from_step))
+    print(paragraph(f"{path}: {len(found.owns)} parts to write, about {found.lines} lines, {found.hours:g} hours."))
+    steps = starter.steps_of_seams(found)
+    rows = [(title, ", ".join(n for n, s in steps.items() if s == i)) for i, title in enumerate(starter.step_titles(found), 1)]
+    print(columns(rows, indent="  "))
+    print(paragraph(f"Read: underhood read {found.slug}. Write, then: underhood check {found.slug}"))

@@ -1,0 +1,54 @@
+"""Training as a person sees it: a bar on a terminal, lines elsewhere, held-out loss and a sample now and then."""
+
+from collections.abc import Mapping
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from underhood.base.rng import stream_seed
+from underhood.infer.sample import SampleConfig, generate_batch
+from underhood.train.loop import Callback, Figures, Trainer
+from underhood.train.run import Metrics, Run
+
+
+class TrainingProgress(Callback):
+    """A live bar on a terminal, a plain line now and then elsewhere; samples at each validation."""
+
+    def __init__(self, run: Run, prompt: str, from_step: int) -> None:
+        self.run, self.prompt = run, prompt
+        self.metrics = Metrics(run.folder, from_step=from_step)
+        self.console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn())
+        self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
+        self.task = self.bar.add_task("training", total=run.config.train.steps, completed=from_step)
+
+    def __enter__(self) -> "TrainingProgress":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def after_step(self, trainer: Trainer, figures: Figures) -> None:
+        """Move the bar, or print a line."""
+        rate = figures.tokens / figures.seconds
+        self.bar.update(self.task, completed=figures.step, description=f"loss {figures.loss:.3f} · {rate:,.0f} tokens/s")
+        total = self.run.config.train.steps
+        if not self.console.is_terminal and figures.step % max(1, total // 20) == 0:
+            self.console.print(f"step {figures.step}/{total}: loss {figures.loss:.3f}, {rate:,.0f} tokens/s", highlight=False)
+
+    def after_validation(self, trainer: Trainer, step: int, figures: Mapping[str, float]) -> None:
+        """Print the figures and what the model writes now."""
+        self.console.print(f"step {step}: held-out loss {figures['loss']:.3f}, {figures['bits_per_byte']:.3f} bits per byte", highlight=False)
+        text = self.sample(trainer)
+        self.metrics.write(step, sample=text)
+        if step < self.run.config.train.steps:
+            self.console.print(f"    {' '.join(text.split())[:160]}", highlight=False, markup=False, style="dim")
+
+    def sample(self, trainer: Trainer) -> str:
+        """What the model writes now."""
+        start = self.run.tokenizer.encode(self.prompt) if self.prompt else [int(self.run.val[0])]
+        generator = torch.Generator().manual_seed(stream_seed(self.run.config.seed, f"sample/{trainer.steps_done}"))
+        written = generate_batch(trainer.model, [start], SampleConfig(max_tokens=80, temperature=0.8), generator)  # type: ignore[arg-type]
+        return self.run.text_of([*start, *written[0]]).strip()

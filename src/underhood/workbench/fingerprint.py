@@ -1,0 +1,94 @@
+"""Which declared break behaves exactly like a learner's part: compared on every check, each on its fixed inputs.
+
+A fingerprint says for each check whether it held, and if not, at which assertion it stopped and what was found there, number by number, NaN positions and
+the types of exceptions included. A match agrees with a break on every check that was run and differs from healthy on one at least.
+"""
+
+import functools
+import math
+import random
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from underhood.base.rng import stream_seed
+from underhood.lab.check import Check, CheckFailed
+from underhood.lab.patch import applied
+from underhood.projects.registry import Project, find_project
+from underhood.workbench.judge import Outcome
+
+TOLERANCE = 1e-5
+
+
+class Mark(NamedTuple):
+    """Where a check stopped, and what was found there."""
+
+    says: str
+    found: tuple[Any, ...]
+
+
+Fingerprint = Mapping[str, Mark | None]  # check → None where it held
+
+
+def of_outcomes(outcomes: Sequence[Outcome]) -> dict[str, Mark | None]:
+    """The fingerprint of a learner's part; checks that could not be run are left out."""
+    return {o.check.name: None if o.state == "holds" else Mark(o.says, numbers(o.found)) for o in outcomes if o.state in ("holds", "wrong")}
+
+
+@functools.cache
+def of_breaks(slug: str) -> dict[str, dict[str, Mark | None]]:
+    """The fingerprints of a project's breaks of code: break → check → mark. Takes as long as the kill matrix, a few seconds."""
+    project = find_project(slug)
+    found = {}
+    for sabotage in project.breaks():
+        if sabotage.kind == "part":
+            with applied(sabotage.patches):
+                found[sabotage.name] = {check.name: _mark(check, project) for check in project.checks()}
+    return found
+
+
+def matches(mine: Fingerprint, slug: str) -> list[str]:
+    """The breaks that behave as ``mine`` does on all its checks; none when nothing is wrong."""
+    if all(mark is None for mark in mine.values()):
+        return []
+    return [name for name, theirs in of_breaks(slug).items() if agree(mine, theirs)]
+
+
+def agree(mine: Fingerprint, theirs: Fingerprint) -> bool:
+    """Whether two fingerprints say the same of every check that ``mine`` has."""
+    return all(_same(mark, theirs.get(check)) for check, mark in mine.items())
+
+
+def _same(a: Mark | None, b: Mark | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return a.says == b.says and len(a.found) == len(b.found) and all(map(_near, a.found, b.found))
+
+
+def _near(a: Any, b: Any) -> bool:
+    if isinstance(a, float) and isinstance(b, float):
+        return a == b or (math.isnan(a) and math.isnan(b)) or abs(a - b) <= TOLERANCE * max(1.0, abs(a), abs(b))
+    return bool(a == b)
+
+
+def numbers(value: Any) -> tuple[Any, ...]:
+    """A value as a flat tuple of floats and texts."""
+    if hasattr(value, "detach"):
+        value = value.detach()
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        value = list(value.items())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return tuple(item for entry in value for item in (numbers(entry) or ("()",)))
+    if isinstance(value, (bool, int, float)):
+        return (float(value),)
+    return (re.sub(r"0x[0-9a-f]+", "0x", str(value)),)
+
+
+def _mark(check: Check, project: Project) -> Mark | None:
+    try:
+        check.run(project.part_now(), random.Random(stream_seed(0, f"check/{check.name}")))
+    except CheckFailed as failure:
+        return Mark(failure.says, numbers(failure.found))
+    return None
