@@ -75,6 +75,7 @@ def test_the_contract_can_be_broken(tmp_path: Path) -> None:
     for folder in (package, *(p for p in package.rglob("*") if p.is_dir())):
         (folder / "__init__.py").touch()
     (package / "lab" / "patch.py").touch()
+    (package / "lab" / "bind.py").touch()
     (package / "nn" / "block.py").write_text("import underhood.lab.patch\n")
     (package / "projects" / "one" / "breaks.py").write_text("import underhood.projects.two\n")
     (package / "base" / "errors.py").write_text("import torch\n")
@@ -95,7 +96,7 @@ def test_the_light_floors_need_neither_torch_nor_numpy(floor: str) -> None:
 
 
 def test_the_patcher_and_the_list_of_projects_need_neither() -> None:
-    assert not loaded_by("underhood.lab.patch", "underhood.lab.sabotage", "underhood.projects.registry") & HEAVY
+    assert not loaded_by("underhood.lab.patch", "underhood.lab.bind", "underhood.lab.sabotage", "underhood.projects.registry") & HEAVY
 
 
 def test_heavy_imports_are_seen() -> None:

@@ -2,7 +2,7 @@
 
 ``Set``  puts another value into a config field;
 ``Edit`` replaces one piece of text in a healthy function and swaps the function's code, so that every importer sees it;
-``Bind`` puts another function or class into a seam: a learner's layer enters by this door.
+``Bind`` puts another function or class into a seam: a learner's layer enters by this door (``bind``).
 
 A patch that matches nothing, matches twice, changes nothing or overlaps another is a ``PatchError`` before anything runs.
 Every patch is plain data (``to_plain``), so it can be stored in a record and sent to a process of its own.
@@ -13,10 +13,9 @@ import ast
 import contextlib
 import dataclasses
 import difflib
-import importlib.util
+import functools
 import inspect
 import linecache
-import sys
 import textwrap
 import types
 from collections.abc import Iterator, Sequence
@@ -26,7 +25,25 @@ from typing import Any, TypeVar
 from underhood.base.config import override
 from underhood.base.errors import NotReached, PatchError
 from underhood.base.names import load
+from underhood.lab.bind import Bind, class_replaced, compare_signatures, door, fitting, load_source
 
+__all__ = [
+    "Bind",
+    "Edit",
+    "Patch",
+    "Reached",
+    "Set",
+    "applied",
+    "compare_signatures",
+    "configure",
+    "diff",
+    "edited_source",
+    "from_plain",
+    "load_source",
+    "resolve",
+    "source",
+    "to_plain",
+]
 C = TypeVar("C")
 MARK = "__underhood_reached__"  # the name, in a patched function's globals, of the call that notes that it ran
 
@@ -53,14 +70,6 @@ class Edit:
     target: str
     old: str
     new: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Bind:
-    """The function or class ``target`` is replaced by ``source``: ``"path/to/file.py:name"`` or ``"module:name"``."""
-
-    target: str
-    source: str
 
 
 Patch = Set | Edit | Bind
@@ -329,150 +338,14 @@ def _noted(function: types.FunctionType, reached: Reached) -> Iterator[None]:
 # ── Bind ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def load_source(ref: str) -> Any:
-    """The object that a ``Bind`` names: ``"file.py:name"`` (the file is run once, as a module of its own) or ``"module:name"``."""
-    place, _, name = ref.rpartition(":")
-    if not place.endswith(".py"):
-        return load(ref)
-    module = _load_file(Path(place))
-    if not hasattr(module, name):
-        raise PatchError(f"the file defines no {name!r}", where=place)
-    return getattr(module, name)
-
-
-def _load_file(path: Path) -> types.ModuleType:
-    path = path.resolve()
-    name = f"underhood_mine_{abs(hash(str(path))):x}"
-    if name in sys.modules:
-        return sys.modules[name]
-    if not path.is_file():
-        raise PatchError("no such file", where=str(path))
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
-
-
 @contextlib.contextmanager
 def _bound(bind: Bind, reached: Reached) -> Iterator[None]:
-    healthy, mine = load(bind.target), load_source(bind.source)
-    if mine is healthy:
-        raise PatchError("the seam is bound to itself: this patch changes nothing", where=bind.target)
-    if inspect.isclass(healthy) != inspect.isclass(mine):
-        raise PatchError(f"{bind.source} is a {type(mine).__name__}", where=bind.target, expected="a class" if inspect.isclass(healthy) else "a function")
-    if not inspect.isclass(mine) and not isinstance(mine, types.FunctionType):
-        raise PatchError(f"{bind.source} is a {type(mine).__name__}", where=bind.target, expected="a plain function")
-    compare_signatures(healthy, mine, where=bind.source)
-    with _bound_class(bind, healthy, mine, reached) if inspect.isclass(healthy) and inspect.isclass(mine) else _bound_function(bind, mine, reached):
-        yield
-
-
-def compare_signatures(healthy: Any, mine: Any, *, where: str) -> None:
-    """Raise ``PatchError`` unless ``mine`` can be called as ``healthy`` is: same parameters, same kinds, and for classes the same public methods."""
+    healthy, mine = fitting(bind)
+    note = functools.partial(reached.ran.add, bind.target)
     if inspect.isclass(healthy):
-        for name, member in vars(healthy).items():
-            if inspect.isfunction(member) and (name == "__init__" or not name.startswith("_")):
-                other = getattr(mine, name, None)
-                if other is None:
-                    raise PatchError(f"the class has no method {name!r}", where=where)
-                compare_signatures(member, other, where=f"{where}.{name}")
-        return
-    wanted = [(p.name, p.kind) for p in inspect.signature(healthy).parameters.values()]
-    given = [(p.name, p.kind) for p in inspect.signature(mine).parameters.values()]
-    if wanted != given:
-        raise PatchError(f"its signature is {inspect.signature(mine)}", where=where, expected=str(inspect.signature(healthy)))
-
-
-@contextlib.contextmanager
-def _bound_function(bind: Bind, mine: Any, reached: Reached) -> Iterator[None]:
-    """Swap the healthy function's code for a call of ``mine``; ``mine`` itself, calling the seam, gets the healthy function."""
-    function = resolve(bind.target)
-    twin = types.FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__)
-    twin.__kwdefaults__ = function.__kwdefaults__
-
-    def enter(*args: Any, **kwargs: Any) -> Any:
-        reached.ran.add(bind.target)
-        caller = sys._getframe(2).f_globals
-        return (twin if caller is mine.__globals__ else mine)(*args, **kwargs)
-
-    door = f"__underhood_bound_{function.__qualname__.replace('.', '_')}__"
-    function.__globals__[door] = enter
-    try:
-        with _swapped(function, _door_code(function, door), None, None):
+        with class_replaced(bind, healthy, mine, note):
             yield
-    finally:
-        del function.__globals__[door]
-
-
-def _door_code(function: types.FunctionType, door: str) -> types.CodeType:
-    free = function.__code__.co_freevars
-    text = f"def outer({', '.join(free)}):\n def {function.__name__}(*args, **kwargs):\n  {'; '.join(free) or 'pass'}\n  return {door}(*args, **kwargs)\n"
-    outer = compile(text, f"<{function.__qualname__}, bound>", "exec").co_consts[0]
-    return next(c for c in outer.co_consts if isinstance(c, types.CodeType)).replace(co_qualname=function.__qualname__)
-
-
-@contextlib.contextmanager
-def _bound_class(bind: Bind, healthy: type, mine: type, reached: Reached) -> Iterator[None]:
-    """Replace the class in every loaded module of the project; one that lives on elsewhere is an error."""
-    original, own = mine.__init__, "__init__" in vars(mine)  # type: ignore[misc]
-
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        reached.ran.add(bind.target)
-        original(self, *args, **kwargs)
-
-    places = _references(healthy, mine)
-    _put(mine, places)
-    try:
-        _refuse_leftovers(bind, healthy, mine)
-        mine.__init__ = __init__  # type: ignore[misc]
-        yield
-    finally:
-        if own:
-            mine.__init__ = original  # type: ignore[misc]
-        elif vars(mine).get("__init__") is __init__:
-            del mine.__init__  # type: ignore[misc]
-        _put(healthy, places)
-
-
-def _project_modules() -> list[types.ModuleType]:
-    return [m for name, m in list(sys.modules.items()) if m is not None and (name == "underhood" or name.startswith("underhood."))]
-
-
-def _references(healthy: type, mine: type) -> list[tuple[types.ModuleType, str]]:
-    """Where the project's modules hold ``healthy`` by name; the module that ``mine`` comes from keeps it, unless it is the healthy one's own home."""
-    keeps = {mine.__module__} - {healthy.__module__}
-    return [(m, name) for m in _project_modules() if m.__name__ not in keeps for name, value in list(vars(m).items()) if value is healthy]
-
-
-def _put(thing: type, places: Sequence[tuple[types.ModuleType, str]]) -> None:
-    for module, name in places:
-        setattr(module, name, thing)
-
-
-def _refuse_leftovers(bind: Bind, healthy: type, mine: type) -> None:
-    for module in _project_modules():
-        for name, value in list(vars(module).items()):
-            inherits = inspect.isclass(value) and value is not healthy and healthy in value.__mro__ and value is not mine
-            if inherits or any(v is healthy for v in _held(value)):
-                raise PatchError(f"{module.__name__}.{name} still holds the healthy class", where=bind.target, expected="a seam that is looked up by name")
-
-
-def _held(value: Any) -> list[Any]:
-    """What a module-level object keeps hold of: items, defaults of a function, attributes of a class and the defaults of its methods."""
-    if isinstance(value, dict):
-        return list(value.values())
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return list(value)
-    if isinstance(value, types.FunctionType):
-        return [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
-    if inspect.isclass(value):
-        members = list(vars(value).values())
-        return members + [d for m in members if isinstance(m, types.FunctionType) for d in _held(m)]
-    return []
+    else:
+        function = resolve(bind.target)
+        with door(function, mine, note) as code, _swapped(function, code, None, None):
+            yield
