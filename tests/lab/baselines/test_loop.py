@@ -5,6 +5,8 @@ import dataclasses
 import torch
 
 from underhood.lab.baselines import gpt, loop
+from underhood.lab.patch import applied
+from underhood.projects.registry import find_break
 from underhood.train.loss import IGNORE
 
 
@@ -30,6 +32,16 @@ def test_recorded_counts_repeats_and_cuts_targets() -> None:
     recorded.load_state({"step": 0})
     assert torch.equal(recorded.next()[0], first[0][0])
     assert recorded.repeats == 1
+
+
+def test_targets_of_other_rows_are_seen() -> None:
+    """The break that the first record of it did not see, for the property looked at a single row."""
+    text = gpt.tales()
+    _, shuffled = find_break("loop.targets_shuffled")
+    assert loop.targets_are_next(gpt.random_batches(text.train, 16, 4, 100))
+    assert not loop.targets_are_next(gpt.random_batches(text.train, 16, 1, 100))  # one row shows nothing
+    with applied(shuffled.patches):
+        assert not loop.targets_are_next(gpt.random_batches(text.train, 16, 4, 100))
 
 
 def test_gain_and_growth_see_what_they_are_for() -> None:
