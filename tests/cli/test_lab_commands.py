@@ -271,6 +271,20 @@ def test_run_fails_when_a_check_does(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "scalar" not in (tmp_path / "progress.toml").read_text(encoding="utf-8").partition("[projects]")[2]
 
 
+def test_what_a_project_shows_stands_on_its_page(at: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from underhood.cli import run
+    from underhood.projects.registry import Project
+
+    project, results = find_project("scalar"), read_json(run_folder(at) / "results.json")
+    run._add_sections(project, results, tmp_path / "none.html")
+    assert not (tmp_path / "none.html").exists()  # it shows nothing, so the page stays as it is
+    monkeypatch.setattr(Project, "sections", lambda self: [("Where it looks", "<p>there</p>")])
+    run._add_sections(project, results, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<h2>Where it looks</h2><p>there</p>" in page
+    assert "no_bias" in page
+
+
 def test_run_measures_only_and_writes_the_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "records"
     assert main(["run", "scalar", "--measure-only", "--record", "--records", str(folder), "--json"]) == 0

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from underhood.lab import report, table, wording
 from underhood.lab.compare import effect
-from underhood.lab.report_plots import curves_plot, differences_plot
+from underhood.lab.report_plots import curves_plot, differences_plot, heat_map
 
 VOID = {"meta", "br", "circle", "line", "rect", "polyline", "wbr"}
 
@@ -292,3 +292,12 @@ def test_what_else_a_reader_should_know() -> None:
     assert "does not tell every seed" in lines
     assert "5 of 5 broken arms ended early (Timeout)" in lines
     assert "not tested here: its data are not public" in lines
+
+
+def test_a_heat_map_draws_each_weight_where_it_belongs_and_escapes_its_labels() -> None:
+    drawn = heat_map([[1.0, 0.0], [0.25, 0.75]], ["<", "&"], 'says "so"')
+    page = Page(drawn)
+    assert page.text == "<<&&"
+    assert ("aria-label", 'says "so"') in page.attributes
+    squares = re.findall(r'<rect x="(\d+)" y="(\d+)" width="10" height="10" fill-opacity="([\d.]+)"/>', drawn)
+    assert squares == [("14", "0", "1.00"), ("14", "10", "0.25"), ("24", "10", "0.75")]

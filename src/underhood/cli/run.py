@@ -133,10 +133,21 @@ def _break(project: "Project", breaks: "list[Sabotage]", full: bool, workers: in
     found = measure(named, range(_seeds(full)), store=RUNS, workers=workers, claims=full, again=f"underhood run {project.slug}")
     results = [to_plain(r) for r in found]
     page = save(RUNS / f"run-{run_id(project.slug, named)}", results, title=project.title, command=f"underhood run {project.slug}")
+    _add_sections(project, results, page)
     if not told.silent:
         print_results(results)
     told(f"Report: {page}")
     return results
+
+
+def _add_sections(project: "Project", results: list[dict[str, Any]], page: Path) -> None:
+    """The page again, with what the project shows beside its breaks."""
+    from underhood.base.files import write_atomic
+    from underhood.lab.report import render
+
+    sections = project.sections()
+    if sections:
+        write_atomic(page, render(results, title=f"{project.title}, broken and measured", sections=sections))
 
 
 def _measure(project: "Project", told: _Teller, records: Path | None = None) -> dict[str, Any]:

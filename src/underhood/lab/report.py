@@ -11,7 +11,7 @@ from importlib import resources
 from typing import Any, NamedTuple
 
 from underhood.lab import wording
-from underhood.lab.report_plots import curves_plot, differences_plot, named_curves
+from underhood.lab.report_plots import curves_plot, differences_plot, heat_map, named_curves
 
 Plain = Mapping[str, Any]
 MAX_TEXT = 4000  # characters of one text that a model wrote
@@ -89,6 +89,12 @@ def curves(lines: Mapping[str, Sequence[tuple[float, float]]], key: str, levels:
     kept = {n: [(s, v) for s, v in points if math.isfinite(v)] for n, points in lines.items()}
     kept = {n: points for n, points in kept.items() if points}
     return f"<figure><figcaption>{escape(key)} over steps</figcaption>{named_curves(kept, key, levels)}</figure>" if kept else ""
+
+
+def heat_maps(maps: Mapping[str, tuple[Sequence[Sequence[float]], str]], labels: Sequence[str]) -> str:
+    """Heat maps side by side: each caption with its rows of weights and what they say in numbers."""
+    drawn = [f"<figure>{heat_map(rows, labels, f'{name}. {says}')}<figcaption>{escape(name)}</figcaption></figure>" for name, (rows, says) in maps.items()]
+    return f'<div class="heads">{"".join(drawn)}</div>'
 
 
 def badge(verdict: str, text: str = "") -> str:

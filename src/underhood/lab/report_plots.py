@@ -74,6 +74,24 @@ def named_curves(lines: Mapping[str, Sequence[tuple[float, float]]], key: str, l
     return _legend(lines) + _svg(parts, 212, says)
 
 
+CELL, MARGIN = 10, 14  # of a heat map, in units of its own; it is scaled as a whole
+FAINT = 0.005  # weights below this are not drawn
+
+
+def heat_map(weights: Sequence[Sequence[float]], labels: Sequence[str], says: str) -> str:
+    """Weights from 0 to 1 as squares, the stronger the larger: a row for each that looks, a column for each that is looked at, both named by ``labels``."""
+    side = MARGIN + CELL * len(labels)
+    parts = [f'<rect class="back" x="{MARGIN}" y="0" width="{side - MARGIN}" height="{side - MARGIN}"/>']
+    for row, shares in enumerate(weights):
+        place = f'y="{row * CELL}" width="{CELL}" height="{CELL}"'
+        parts += [f'<rect x="{MARGIN + i * CELL}" {place} fill-opacity="{w:.2f}"/>' for i, w in enumerate(shares) if w >= FAINT]
+    for i, label in enumerate(labels):
+        middle = (i + 0.5) * CELL
+        parts.append(f'<text x="{MARGIN - 5}" y="{middle + 3:g}">{escape(label)}</text>')
+        parts.append(f'<text x="{MARGIN + middle:g}" y="{side - 4}">{escape(label)}</text>')
+    return f'<svg class="heat" role="img" aria-label="{escape(says)}" viewBox="0 0 {side} {side}">{"".join(parts)}</svg>'
+
+
 def _legend(lines: Mapping[str, Any]) -> str:
     return '<p class="legend">' + " ".join(f'<span class="key {_class(name, lines)}">{escape(name)}</span>' for name in lines) + "</p>"
 

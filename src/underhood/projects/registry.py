@@ -81,6 +81,13 @@ class Project:
         seconds: float = self._module("measure").SECONDS
         return seconds
 
+    def sections(self) -> list[Any]:
+        """What the project shows on its report page beside its breaks (``lab.report.Section``); most show nothing."""
+        if importlib.util.find_spec(f"underhood.projects.{self.slug}.page") is None:
+            return []
+        found: list[Any] = self._module("page").sections()
+        return found
+
     def _module(self, name: str) -> Any:
         return importlib.import_module(f"underhood.projects.{self.slug}.{name}")
 
