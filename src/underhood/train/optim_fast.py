@@ -155,28 +155,30 @@ class Muon(optim.Optimizer):
             lr = group.lr * self.scale
             if group.weight_decay:
                 torch._foreach_mul_(weights, 1 - lr * group.weight_decay)
-            for p, turned in zip(weights, orthogonalize_all(list(steps), self.dtype), strict=True):
-                p.add_(turned, alpha=-lr * math.sqrt(max(1, p.shape[0] / p.shape[1])))
+            for p, x, root in zip(weights, steps, inverse_roots(steps, self.dtype), strict=True):
+                tall = x.shape[0] > x.shape[1]
+                rate = lr * math.sqrt(max(1, x.shape[0] / x.shape[1]))
+                p.addmm_(*((x, root) if tall else (root, x)), alpha=-rate)
 
 
-def orthogonalize_all(matrices: Sequence[Tensor], dtype: torch.dtype | None = None, rounds: int = 5) -> list[Tensor]:
-    """``orthogonalize`` of each matrix; the result has the matrix's dtype.
+def inverse_roots(matrices: Sequence[Tensor], dtype: torch.dtype | None = None, rounds: int = 5) -> list[Tensor]:
+    """About (x xᵀ)^(-1/2) of each matrix x, or (xᵀ x)^(-1/2) of a tall one, so that its product with x is ``optim.orthogonalize`` of x.
 
-    Every round of Newton–Schulz multiplies x by a polynomial of its Gram matrix G = x xᵀ, and all of these commute. So the rounds are run on G alone,
-    which is square and as small as the shorter side, for all matrices of that side at once; the long side enters in the first product and the last.
+    Every round of Newton–Schulz multiplies x by a polynomial of its Gram matrix, and all of these commute. So the rounds are run on the Gram matrix
+    alone, which is square and as small as the shorter side, for all matrices of that side at once; the long side enters in the first product and the last.
     """
-    result: list[Tensor] = [torch.empty(0)] * len(matrices)
+    result = list(matrices)
     by_side: dict[int, list[int]] = {}
     for i, matrix in enumerate(matrices):
         by_side.setdefault(min(matrix.shape), []).append(i)
     for chosen in by_side.values():
-        wide = [_wide(matrices[i]) for i in chosen]
-        work = dtype or (torch.bfloat16 if wide[0].is_cuda else torch.promote_types(wide[0].dtype, torch.float32))
-        xs = [x.to(work) / x.norm().clamp(min=1e-7) for x in wide]
-        factors = newton_schulz_factor(torch.stack([x @ x.T for x in xs]), rounds)
-        for i, x, factor in zip(chosen, xs, factors, strict=True):
-            turned = (factor @ x).to(matrices[i].dtype)
-            result[i] = turned.T if matrices[i].shape[0] > matrices[i].shape[1] else turned
+        given = matrices[chosen[0]]
+        work = dtype or (torch.bfloat16 if given.is_cuda else torch.promote_types(given.dtype, torch.float32))
+        grams = torch.stack([_gram(matrices[i].to(work)) for i in chosen])
+        squares = grams.diagonal(dim1=1, dim2=2).sum(1)[:, None, None].clamp_(min=1e-14)  # of the norms: the traces
+        roots = newton_schulz_factor(grams.div_(squares), rounds).mul_(squares.rsqrt_()).to(given.dtype)
+        for i, root in zip(chosen, roots, strict=True):
+            result[i] = root
     return result
 
 
@@ -193,6 +195,6 @@ def newton_schulz_factor(gram: Float[Tensor, "N R R"], rounds: int = 5) -> Float
     return total
 
 
-def _wide(matrix: Tensor) -> Tensor:
-    """The matrix, lying down."""
-    return matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+def _gram(x: Float[Tensor, "R C"]) -> Tensor:
+    """The smaller of x xᵀ and xᵀ x."""
+    return x.T @ x if x.shape[0] > x.shape[1] else x @ x.T
