@@ -29,6 +29,8 @@ def command(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder of this run (default: runs/ID).")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Arms side by side (default: one a core).", show_default=False)] = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is measured already.")] = False,
+    predict: Annotated[bool, typer.Option("--predict", help="You first: say what it will do, then see what was measured.")] = False,
+    mine: Annotated[bool, typer.Option("--mine", help="Sabotage a copy of my/PROJECT.py yourself and run that.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON; progress goes to stderr.")] = False,
 ) -> None:
     """Break a layer on purpose, run it beside the healthy one over the same seeds, and judge what was predicted.
@@ -37,6 +39,9 @@ def command(
     """
     from underhood.lab import record as ledger
 
+    if predict or mine:
+        _learn(target, predict, mine, seeds, workers, records)
+        return
     breaks = chosen(target, baseline)
     if record:
         _may_record(breaks, seeds, baseline, records)
@@ -48,6 +53,18 @@ def command(
     page = save(folder, results, title=target, command=again)
     paths = [ledger.write_record(r, records) for r in found] if record else []
     _say(results, page, paths, records, target, as_json)
+
+
+def _learn(target: str, predict: bool, mine: bool, seeds: int, workers: int, records: Path) -> None:
+    from underhood.base.errors import UserError
+    from underhood.cli import break_learner
+
+    if predict and mine:
+        raise UserError("both --predict and --mine", expected="one of them")
+    if predict:
+        break_learner.predict(target, seeds, records)
+    else:
+        break_learner.mine(target, seeds, workers)
 
 
 def chosen(target: str, baseline: str | None = None) -> Breaks:

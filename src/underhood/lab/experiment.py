@@ -64,11 +64,11 @@ def experiment(
     results = []
     for name, sabotage in breaks:
         baseline, claim = _baseline(sabotage.baseline, settings), None
-        trial = _trial(arms, _healthy(baseline, seeds), _broken(name, sabotage, baseline, seeds), sabotage.expect)
+        found = trial(arms, _healthy(baseline, seeds), _broken(name, sabotage, baseline, seeds), sabotage.expect)
         if claims and sabotage.claim and sabotage.claim.baseline:
             other = baselines.get(sabotage.claim.baseline)
-            claim = _trial(arms, _healthy(other, seeds), _broken(name, sabotage, other, seeds), sabotage.claim.expect)
-        results.append(Result(name=name, sabotage=sabotage, trial=trial, separates=_separates(sabotage.probe, trial), claim=claim))
+            claim = trial(arms, _healthy(other, seeds), _broken(name, sabotage, other, seeds), sabotage.claim.expect)
+        results.append(Result(name=name, sabotage=sabotage, trial=found, separates=_separates(sabotage.probe, found), claim=claim))
     return results
 
 
@@ -94,7 +94,7 @@ def _baseline(name: str, settings: Mapping[str, Any] | None) -> Baseline:
     return dataclasses.replace(baseline, config=override(baseline.config, settings)) if settings else baseline
 
 
-def _trial(arms: Sequence[Arm], healthy_job: Job, broken_job: Job, expect: Sequence[Prediction]) -> Trial:
+def trial(arms: Sequence[Arm], healthy_job: Job, broken_job: Job, expect: Sequence[Prediction]) -> Trial:
     def of(job: Job) -> tuple[Arm, ...]:
         found = {a.seed: a for a in arms if a.label == job.label and a.declaration == job_hash(job)}
         return tuple(found[s] for s in job.seeds)

@@ -118,15 +118,17 @@ def run_jobs(jobs: Sequence[Job], store: ArmStore, *, workers: int = 0, listen: 
     """Run what is not stored yet, ``workers`` processes side by side (0: one a core), and return every arm in the order asked.
 
     ``timeout_s`` bounds one arm; by default 12 times what its baseline states, plus a minute. Ctrl-C stops the workers and keeps
-    what is finished: the same call goes on from there. Raises ``NotReached`` when a patch never ran, ``UnderhoodError`` when a healthy arm failed.
+    what is finished: the same call goes on from there. Raises ``NotReached`` when an edit never ran, or not one of the parts that were bound,
+    ``UnderhoodError`` when a healthy arm failed.
     """
     missing = [dataclasses.replace(j, seeds=tuple(s for s in j.seeds if store.get(j, s) is None)) for j in jobs]
     _Pool([j for j in missing if j.seeds], store, workers or os.cpu_count() or 1, listen, timeout_s).run()
     arms = [arm for job in jobs for seed in job.seeds if (arm := store.get(job, seed)) is not None]
     if len(arms) < sum(len(job.seeds) for job in jobs):
         raise UserError("the code changed while the experiment ran, so its arms are not of one kind", remedy="Run it again; arms that still count are kept.")
+    optional = {p.target for job in jobs for p in job.patches if isinstance(p, patches.Bind)}
     for arm in arms:
-        if arm.unreached:
+        if (missed := set(arm.unreached)) and (missed - optional or missed == optional):
             raise NotReached("the patched code never ran, so nothing was tested", where=f"{arm.label}: {', '.join(arm.unreached)}")
         if arm.label == "healthy" and arm.how != "done":
             raise UnderhoodError(f"the healthy run of {arm.baseline} with seed {arm.seed} ended with {arm.how}: {arm.message}")

@@ -51,7 +51,8 @@ def matches(mine: Fingerprint, slug: str) -> list[str]:
     """The breaks that behave as ``mine`` does on all its checks; none when nothing is wrong."""
     if all(mark is None for mark in mine.values()):
         return []
-    return [name for name, theirs in of_breaks(slug).items() if agree(mine, theirs)]
+    found = {find_project(slug).find(name).patches: name for name, theirs in reversed(of_breaks(slug).items()) if agree(mine, theirs)}
+    return list(reversed(found.values()))  # breaks with the same patch, measured on several baselines, are one
 
 
 def agree(mine: Fingerprint, theirs: Fingerprint) -> bool:

@@ -1,0 +1,83 @@
+"""Break what you built: a copy of the learner's file is sabotaged by hand, recognised by its fingerprint, and run as the broken arm beside the original."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from underhood.base.files import write_atomic
+from underhood.lab import baseline as baselines
+from underhood.lab.experiment import Result, trial
+from underhood.lab.patch import Edit, Patch, Set
+from underhood.lab.run import ArmStore, Job, Listener, run_jobs
+from underhood.lab.sabotage import Sabotage
+from underhood.projects.registry import Project
+from underhood.workbench import fingerprint
+from underhood.workbench.checking import check_file
+from underhood.workbench.plug import binds
+
+BROKEN = "broken"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recognised:
+    """What a sabotaged copy behaves like."""
+
+    as_declared: bool
+    says: str
+
+
+def by_setting(sabotage: Sabotage) -> bool:
+    """Whether the break needs no edit: it only sets something, and runs unchanged on a plugged part."""
+    return all(isinstance(p, Set) for p in sabotage.patches)
+
+
+def copy_of(file: Path) -> tuple[Path, bool]:
+    """``my/broken/NAME.py``, made from ``file`` unless it is there already; whether it is new."""
+    path = file.parent / BROKEN / file.name
+    if path.exists():
+        return path, False
+    path.parent.mkdir(exist_ok=True)
+    return write_atomic(path, file.read_text(encoding="utf-8")), True
+
+
+def places(sabotage: Sabotage) -> list[str]:
+    """The functions to sabotage, by the names that they have in the learner's file."""
+    return [p.target.rpartition(":")[2] for p in sabotage.patches if isinstance(p, Edit)]
+
+
+def recognise(project: Project, sabotage: Sabotage, file: Path) -> Recognised:
+    """Compare the copy with the declared break on every check."""
+    report = check_file(project, file, everything=True)
+    mine = fingerprint.of_outcomes(report.outcomes)
+    if len(mine) == report.total and fingerprint.agree(mine, fingerprint.of_breaks(project.slug)[sabotage.name]):
+        return Recognised(as_declared=True, says=f"It behaves exactly like {sabotage.name}.")
+    if report.good:
+        return Recognised(as_declared=False, says="Every check still holds: nothing is broken yet.")
+    if report.matches:
+        return Recognised(as_declared=False, says=f"It behaves like {' or '.join(report.matches)}, not like {sabotage.name}.")
+    failing = ", ".join(o.check.name.replace("_", " ") for o in report.outcomes if o.state != "holds")
+    return Recognised(as_declared=False, says=f"It is broken in a way that is not one we know; what fails: {failing}.")
+
+
+def run_mine(
+    project: Project,
+    sabotage: Sabotage,
+    healthy: Path,
+    broken: Path | None,
+    seeds: Sequence[int],
+    folder: Path,
+    *,
+    workers: int = 0,
+    listen: Listener | None = None,
+) -> Result:
+    """The declared experiment with the learner's part as healthy arm and their sabotage (or the setting) as broken arm."""
+    baseline = baselines.get(sabotage.baseline)
+    good: tuple[Patch, ...] = binds(project, healthy)
+    bad: tuple[Patch, ...] = (*good, *sabotage.patches) if broken is None else binds(project, broken)
+    name = f"{project.slug}.{sabotage.name}"
+    first = Job(label="healthy", baseline=baseline, patches=good, seeds=tuple(seeds))
+    second = Job(label=name, baseline=baseline, patches=bad, seeds=tuple(seeds))
+    store = ArmStore(folder / "arms.jsonl")
+    store.arms.clear()  # the files may have changed under their names
+    arms = run_jobs([first, second], store, workers=workers, listen=listen)
+    return Result(name=name, sabotage=sabotage, trial=trial(arms, first, second, sabotage.expect))

@@ -1,0 +1,126 @@
+"""A learner's part in the real stack: bound behind its checks, run beside the reference with the same seed."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from underhood.base.errors import UserError
+from underhood.lab import baseline as baselines
+from underhood.lab.patch import Bind
+from underhood.lab.run import Arm, ArmStore, Job, Listener, run_jobs
+from underhood.projects.registry import Project, find_project, syllabus
+from underhood.workbench import course
+from underhood.workbench.checking import Report, check_file
+from underhood.workbench.hollow import name_of_seam
+
+ARENAS = {
+    "scalar": "scalar.six_points",
+    "tensor": "tensor.characters",
+    "bpe": "bpe.tales",
+    "attention": "gpt.tales",
+    "gpt": "gpt.tales",
+    "loop": "loop.tales",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plugged:
+    """The reference's arm and the learner's, with the seams that the run really used."""
+
+    baseline: baselines.Baseline
+    reference: Arm
+    mine: Arm
+    used: tuple[str, ...]
+
+
+def arena(project: Project) -> baselines.Baseline:
+    """The healthy run that a project's part is plugged into. Raises ``UserError`` when it has none yet."""
+    if project.slug not in ARENAS:
+        raise UserError("this project has no run to plug into yet", where=project.slug)
+    return baselines.get(ARENAS[project.slug])
+
+
+def binds(project: Project, file: Path, names: Sequence[str] | None = None) -> tuple[Bind, ...]:
+    """What puts the seams that ``file`` writes into our stack: one ``Bind`` each."""
+    text = file.read_text(encoding="utf-8")
+    wanted = [s for s in project.seams if names is None or name_of_seam(s) in names]
+    return tuple(Bind(seam, f"{file}:{name_of_seam(seam)}") for seam in wanted if _defines(text, name_of_seam(seam)))
+
+
+def _defines(text: str, name: str) -> bool:
+    import ast
+
+    return any(isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == name for node in ast.parse(text).body)
+
+
+def require_good(project: Project, file: Path) -> Report:
+    """The report of a file whose checks all hold. Raises ``UserError`` when one does not."""
+    report = check_file(project, file)
+    if not report.good:
+        step = report.next_step
+        where = f"; next: {step.title.split(' · ', 1)[1]} (step {step.number})" if step else ""
+        raise UserError(f"{report.held} of {report.total} checks hold{where}", where=str(file), remedy=f"See: underhood check {project.slug}")
+    return report
+
+
+def plug(project: Project, file: Path, folder: Path, *, seed: int = 0, listen: Listener | None = None) -> Plugged:
+    """Run the project's arena twice with ``seed``, healthy and with the learner's part bound. The checks must hold first."""
+    require_good(project, file)
+    baseline, patches = arena(project), binds(project, file)
+    jobs = [Job(label="healthy", baseline=baseline, seeds=(seed,)), Job(label="mine", baseline=baseline, patches=patches, seeds=(seed,))]
+    store = ArmStore(folder / "arms.jsonl")
+    store.arms = {k: v for k, v in store.arms.items() if k[1] == "healthy"}  # a learner's file may have changed under its name
+    healthy, mine = (next(a for a in run_jobs(jobs, store, listen=listen, workers=1) if a.label == label) for label in ("healthy", "mine"))
+    used = tuple(name_of_seam(p.target) for p in patches if p.target not in mine.unreached)
+    return Plugged(baseline=baseline, reference=healthy, mine=mine, used=used)
+
+
+def passing_parts() -> dict[str, Path]:
+    """Project → the learner's file, for every file in ``my/`` whose checks all hold now."""
+    folder = course.need_course()
+    found = {}
+    for project in syllabus():
+        path = course.mine(folder, project.slug)
+        if path.is_file() and check_file(project, path).good:
+            found[project.slug] = path
+    return found
+
+
+def named_parts(given: Sequence[str]) -> dict[str, Path]:
+    """``["attention=my/attention.py"]`` as project → file. Raises ``UserError`` for another form or a missing file."""
+    found = {}
+    for text in given:
+        name, equals, file = text.partition("=")
+        if not equals or not file:
+            raise UserError(f"found {text!r}", where="--with", expected="PROJECT=FILE, as in attention=my/attention.py")
+        path = Path(file)
+        if not path.is_file():
+            raise UserError("no such file", where=file)
+        found[find_project(name).slug] = path.resolve()
+    return found
+
+
+def all_binds(parts: Mapping[str, Path]) -> tuple[Bind, ...]:
+    """The binds of several parts together."""
+    return tuple(bind for slug, file in parts.items() for bind in binds(find_project(slug), file))
+
+
+def figures(plugged: Plugged) -> list[tuple[str, Any, Any]]:
+    """Rows (what, reference, mine): every figure that both arms have, then time and memory."""
+    rows: list[tuple[str, Any, Any]] = []
+    for name, metric in plugged.baseline.metrics.items():
+        if name in plugged.reference.figures and name in plugged.mine.figures:
+            rows.append((metric.says, plugged.reference.figures[name], plugged.mine.figures[name]))
+    rows.append(("seconds", plugged.reference.seconds, plugged.mine.seconds))
+    if (tokens := tokens_of(plugged.baseline.config)) is not None:
+        rows.append(("trained tokens per second of the whole run", tokens / plugged.reference.seconds, tokens / max(plugged.mine.seconds, 1e-9)))
+    return [*rows, ("peak memory (MB)", plugged.reference.peak_mb, plugged.mine.peak_mb)]
+
+
+def tokens_of(config: Any) -> int | None:
+    """How many tokens a run of this config trains on, where it says so."""
+    try:
+        return int(config.train.steps * config.batch_size * config.model.context)
+    except AttributeError:
+        return None
