@@ -133,12 +133,13 @@ def mine(target: str, seeds: int, workers: int) -> None:
     """Copy the learner's file, wait until the copy is sabotaged as declared, and run both."""
     from underhood.base.errors import UserError
     from underhood.cli.break_progress import Watcher
+    from underhood.lab import baseline as baselines
     from underhood.lab import record as ledger
     from underhood.lab.run import Job
     from underhood.lab.table import print_results
     from underhood.workbench import mine as own
     from underhood.workbench.course import need_mine
-    from underhood.workbench.plug import baselines, require_good
+    from underhood.workbench.plug import require_good
 
     if "." not in target:
         raise UserError(f"{target!r} names a project", where="--mine", expected="one break, as in attention.no_scale")

@@ -94,7 +94,7 @@ def _say(report: "Report") -> None:
 
     slug = report.project.slug
     if report.changed:
-        print(paragraph(f"The contract of {', '.join(report.changed)} has changed since this file was started; the file is left alone. Compare: underhood start shows the new form in another folder, underhood read {slug} tells why."))  # fmt: skip
+        _say_changed(report)
     for step in report.steps:
         print(f"{'·' if step.open else '✓'} {step.title}")
         for outcome in step.outcomes:
@@ -109,6 +109,16 @@ def _say(report: "Report") -> None:
         print(paragraph(f"Next: underhood plug {slug} puts it into the real stack; underhood break {slug} --predict breaks it."))
     if report.strength == "guard":
         print(paragraph("(On this system the file ran under a guard, not in a sandbox.)"))
+
+
+def _say_changed(report: "Report") -> None:
+    """What the parts look like now whose signature or words are newer than the file; the file is left alone."""
+    from underhood.cli.console import paragraph
+    from underhood.workbench.starter import stub_of
+
+    print(paragraph(f"Since this file was started the contract of {', '.join(report.changed)} has changed. The file is left alone; the contract is now:"))
+    for name in report.changed:
+        print("\n" + "\n".join(f"    {line}" for line in stub_of(report.project, name).splitlines()) + "\n")
 
 
 def _explain(outcome: "Outcome") -> None:

@@ -72,7 +72,8 @@ def _say(project: "Project", result: "Plugged", rows: list[tuple[str, Any, Any]]
         print(f"\n{name}, written with your part:\n\n{text[:SAMPLE].strip()}\n")
     ratio = result.mine.seconds / max(result.reference.seconds, 1e-9)
     then = f"; the first time it was {before:.2f}" if before is not None else ""
-    print(paragraph(f"Your part takes {ratio:.2f} times the reference's time{then}. The task now: make it faster or smaller with every check still green, and plug it again."))  # fmt: skip
+    print(paragraph(f"Your part takes {ratio:.2f} times the reference's time{then}."))
+    print(paragraph("The task now: make it faster or smaller with every check still green, and plug it again."))
     print(paragraph(f"Then break it: underhood break {project.slug} --predict"))
 
 

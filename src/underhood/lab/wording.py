@@ -45,8 +45,9 @@ def agreeing(found: Plain) -> int:
 
 
 def number(value: float) -> str:
-    """Four significant digits, with a real minus sign."""
-    return f"{value:.4g}".replace("-", "−")
+    """Four significant digits, whole numbers in full, with a real minus sign."""
+    text = f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
+    return text.replace("-", "−")
 
 
 def signed(value: float) -> str:

@@ -302,13 +302,17 @@ def parts_used(check: Check) -> list[str]:
 
 def contract(project: Project) -> dict[str, str]:
     """Seam → hash of its signature and public docstring."""
-    found = {}
-    for seam in project.seams:
-        where = home(seam.partition(":")[0])
-        node = where.defined()[name_of_seam(seam)]
-        assert isinstance(node, (ast.FunctionDef, ast.ClassDef))
-        found[name_of_seam(seam)] = hashlib.sha256(stub(where, node).encode()).hexdigest()[:8]
-    return found
+    names = [name_of_seam(seam) for seam in project.seams]
+    return {name: hashlib.sha256(stub_of(project, name).encode()).hexdigest()[:8] for name in names}
+
+
+def stub_of(project: Project, name: str) -> str:
+    """The blank form of one seam."""
+    seam = next(s for s in project.seams if name_of_seam(s) == name)
+    where = home(seam.partition(":")[0])
+    node = where.defined()[name]
+    assert isinstance(node, (ast.FunctionDef, ast.ClassDef))
+    return stub(where, node)
 
 
 def changed_since(project: Project, text: str) -> list[str]:
