@@ -1,5 +1,7 @@
 """``underhood train`` as a person uses it: on a folder of one's own, interrupted, resumed, and with every kind of mistake."""
 
+import contextlib
+import io
 import json
 import signal
 import subprocess
@@ -9,12 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from underhood.cli.main import main
+
 TEXT = "The cat sat on the mat. The dog lay by the door and looked at the cat. " * 120
 TINY = ["--depth", "1", "--set", "batch_size=2", "--set", "model.context=16"]
 
 
 def underhood(*words: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([sys.executable, "-m", "underhood.cli.main", *words], cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+    """The command in this process, which has torch loaded already; with Ctrl-C it runs in one of its own."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(list(words))
+    return subprocess.CompletedProcess(list(words), code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture

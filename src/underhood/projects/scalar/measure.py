@@ -46,10 +46,10 @@ def _bytes(node: Value) -> int:
 
 
 def _gradient_error(model: mlp.MLP, width: float = 1e-5) -> float:
-    """The largest difference from a central difference, over the first layer's parameters."""
+    """The largest difference from a central difference, over the first layer's parameters, on a few of the points."""
 
     def loss() -> Value:
-        return mlp.mean_squared_error([model(x) for x in INPUTS], TARGETS)
+        return mlp.mean_squared_error([model(x) for x in INPUTS[:4]], TARGETS[:4])
 
     parameters = model.layers[0].parameters()
     for p in parameters:

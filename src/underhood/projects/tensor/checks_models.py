@@ -108,15 +108,15 @@ def check_character_model(part: Part, rng: random.Random) -> None:
     ),
 )
 def check_draw(part: Part, rng: random.Random) -> None:
-    """Shares of 4,000 draws agree with softmax(logits ÷ temperature) to five standard errors; 0 is greedy, below 0 an error."""
+    """Shares of 2,000 draws agree with softmax(logits ÷ temperature) to five standard errors; 0 is greedy, below 0 an error."""
     logits = np.array([rng.uniform(-1, 1) for _ in range(4)] + [2.0])
     for temperature in (0.5, 1.0, 2.0):
         generator = np.random.default_rng(rng.getrandbits(32))
         p = np.exp(logits / temperature) / np.exp(logits / temperature).sum()
         found = np.zeros(5)
-        for _ in range(4000):
-            found[runs(partial(part.draw, logits, temperature, generator), "draw does not run", given=temperature)] += 1 / 4000
-        far = np.abs(found - p) / np.sqrt(p * (1 - p) / 4000)
+        for _ in range(2000):
+            found[runs(partial(part.draw, logits, temperature, generator), "draw does not run", given=temperature)] += 1 / 2000
+        far = np.abs(found - p) / np.sqrt(p * (1 - p) / 2000)
         holds(
             bool((far < 5).all()),
             "the shares of the draws differ from softmax(logits ÷ temperature)",
