@@ -9,7 +9,7 @@ import typer
 
 
 def command(
-    model: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="A run folder, one of its checkpoints, or a folder with GPT-2's weights.")],
+    model: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="A run folder, a checkpoint, or a folder with GPT-2's weights.")] = Path("runs/tales"),
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="What the text begins with; without it the model begins a document.")] = "",
     tokens: Annotated[int, typer.Option("--tokens", "-n", help="At most so many tokens.")] = 200,
     temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token, 1 is the model as it is.")] = 0.8,
@@ -19,21 +19,26 @@ def command(
     repetition_penalty: Annotated[float, typer.Option(help="Above 1, what was said becomes less likely.")] = 1.0,
     stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; may be repeated.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed writes the same text.")] = 0,
+    mine: Annotated[bool, typer.Option("--mine", help="Sample with every part in my/ whose checks hold.")] = False,
+    with_: Annotated[list[str] | None, typer.Option("--with", metavar="PROJECT=FILE", help="Sample with this part of yours; may be repeated.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end instead of text as it comes.")] = False,
 ) -> None:
     """Write text with a trained model. It ends where the model ends the document, at a stop text, or after so many tokens."""
+    from underhood.cli.train import bound, chosen_parts
     from underhood.infer.sample import SampleConfig, stream_text
     from underhood.interop.models import open_model
 
     config = SampleConfig(
         repetition_penalty=repetition_penalty, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, max_tokens=tokens, stop=tuple(stop or ())
     )
-    opened, tokenizer, _ = open_model(model)
-    pieces = stream_text(opened, tokenizer, prompt, config, seed)
-    if as_json:
-        _print_all(pieces, {"model": str(model), "prompt": prompt, "seed": seed})
-    else:
-        _stream(prompt, pieces)
+    parts = chosen_parts(mine, with_ or [])
+    with bound(parts):
+        opened, tokenizer, _ = open_model(model, readable=bool(parts))
+        pieces = stream_text(opened, tokenizer, prompt, config, seed)
+        if as_json:
+            _print_all(pieces, {"model": str(model), "prompt": prompt, "seed": seed})
+        else:
+            _stream(prompt, pieces)
 
 
 def _stream(prompt: str, pieces: Iterator[str]) -> None:

@@ -1,5 +1,7 @@
 """``underhood train``: a GPT on a corpus by name, a file or a folder; says what it will do and how long, shows progress, can be stopped and resumed."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +25,8 @@ def command(
     set_: Annotated[list[str] | None, typer.Option("--set", help="One setting, as in model.n_layer=6; may be given many times.")] = None,
     seed: Annotated[int, typer.Option(help="Another seed, another run.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the latest whole checkpoint of the run folder.")] = False,
+    mine: Annotated[bool, typer.Option("--mine", help="Train with every part in my/ whose checks hold, on the plain path.")] = False,
+    with_: Annotated[list[str] | None, typer.Option("--with", metavar="PROJECT=FILE", help="Train with this part of yours; may be repeated.")] = None,
     prompt: Annotated[str, typer.Option(help="What the samples on the way begin with (default: the text's own beginnings).")] = "",
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON; progress goes to stderr.")] = False,
 ) -> None:
@@ -40,21 +44,54 @@ def command(
     for name, value in (("--minutes", minutes), ("--steps", steps)):
         if value is not None and value <= 0:
             raise UserError(f"{name} {value:g}", expected=f"more than 0 {name[2:]}")
+    parts = chosen_parts(mine, with_ or [])
     folder = out or Path("runs") / (Path(data).name.partition(":")[0] or "text")
-    if resume:
-        run = runs.open_run(folder)
-        note(f"resuming {folder}")
-    else:
-        run = _prepare(data, folder, depth, seed, config, set_ or [])
-    run = _planned(run, minutes, steps, resume=resume)
-    result = _train(run, resume=resume, prompt=prompt)
+    with bound(parts):
+        if resume:
+            run = runs.open_run(folder)
+            note(f"resuming {folder}")
+        else:
+            run = _prepare(data, folder, depth, seed, config, set_ or [], by_hand=bool(parts))
+        run = _planned(run, minutes, steps, resume=resume)
+        result = _train(run, resume=resume, prompt=prompt)
     if json:
         print_json(result)
     else:
         _say_result(run, result)
 
 
-def _prepare(data: str, folder: Path, depth: int, seed: int, config: Path | None, settings: list[str]) -> "Run":
+def chosen_parts(mine: bool, named: list[str]) -> dict[str, Path]:
+    """The learner's files to bind, by project; says which. Raises ``UserError`` when ``--mine`` finds none that passes."""
+    if not mine and not named:
+        return {}
+    from underhood.base.errors import UserError
+    from underhood.cli.console import note
+    from underhood.workbench.plug import named_parts, passing_parts
+
+    parts = (passing_parts() if mine else {}) | named_parts(named)
+    if not parts:
+        raise UserError("no part in my/ passes its checks yet", where="--mine", remedy="See: underhood progress")
+    note("yours: " + ", ".join(f"{slug} ({file.name})" for slug, file in parts.items()))
+    return parts
+
+
+@contextlib.contextmanager
+def bound(parts: dict[str, Path]) -> Iterator[None]:
+    """Bind the learner's parts for the length of the scope, and say at its end which of them ran."""
+    if not parts:
+        yield
+        return
+    from underhood.cli.console import note
+    from underhood.lab.patch import applied
+    from underhood.workbench.plug import all_binds
+
+    with applied(all_binds(parts)) as reached:
+        yield
+    ran = sorted(target.rpartition(":")[2] for target in reached.ran)
+    note(f"parts of yours that ran: {', '.join(ran) or 'none'}")
+
+
+def _prepare(data: str, folder: Path, depth: int, seed: int, config: Path | None, settings: list[str], *, by_hand: bool = False) -> "Run":
     """A new run folder, sized from the text; order of settings: recipe, TOML, --set."""
     import dataclasses
 
@@ -62,12 +99,15 @@ def _prepare(data: str, folder: Path, depth: int, seed: int, config: Path | None
     from underhood.cli.console import note
     from underhood.data.corpora import load_corpus
     from underhood.train import run as runs
+    from underhood.train.by_hand import by_hand as plain_path
     from underhood.train.recipes import small
 
     corpus = load_corpus(data)
     characters = sum(map(len, corpus.train)) + sum(map(len, corpus.val))
     note(f"{corpus.name}: {characters:,} characters" + (f"; {corpus.report}" if corpus.report else ""))
     chosen: RunConfig = dataclasses.replace(small(depth, data=data, characters=characters), seed=seed)
+    if by_hand:
+        chosen = plain_path(chosen, depth)
     chosen = read_toml(chosen, config) if config else chosen
     asked = override(chosen, settings)
     return runs.prepare(asked, corpus, folder, note, fit=asked.vocab_size == small(depth, characters=characters).vocab_size)

@@ -13,8 +13,8 @@ from underhood.text.tokenizer import Tokenizer, load_tokenizer
 from underhood.train.checkpoint import Checkpoint, checkpoints, latest_checkpoint, load_checkpoint, load_model
 
 
-def open_model(path: str | os.PathLike[str]) -> tuple[GPT, Tokenizer, GPTConfig]:
-    """The model (evaluation mode), its tokenizer and its config.
+def open_model(path: str | os.PathLike[str], *, readable: bool = False) -> tuple[GPT, Tokenizer, GPTConfig]:
+    """The model (evaluation mode), its tokenizer (with ``readable`` the plain one) and its config.
 
     ``path`` is a run folder (its latest whole checkpoint is taken), a ``step-NNNNNN`` folder in one, or a folder with ``config.json`` and
     ``model.safetensors`` in the layout of transformers' GPT-2. Raises ``CheckpointError`` naming what is missing, damaged or not of that kind.
@@ -25,9 +25,9 @@ def open_model(path: str | os.PathLike[str]) -> tuple[GPT, Tokenizer, GPTConfig]
     if not path.is_dir():
         raise CheckpointError("no such folder", where=str(path), expected="a run folder or a model folder")
     if path.name.startswith("step-"):
-        return _ours(load_checkpoint(path), path.parent)
+        return _ours(load_checkpoint(path), path.parent, readable)
     if checkpoints(path):
-        return _ours(latest_checkpoint(path)[0], path)
+        return _ours(latest_checkpoint(path)[0], path, readable)
     if is_gpt2(path):
         model = load_gpt2(path)
         return model, load_gpt2_tokenizer(path), model.config
@@ -43,7 +43,7 @@ def is_gpt2(folder: Path) -> bool:
     return isinstance(fields, dict) and fields.get("model_type") == "gpt2"
 
 
-def _ours(checkpoint: Checkpoint, run: Path) -> tuple[GPT, Tokenizer, GPTConfig]:
+def _ours(checkpoint: Checkpoint, run: Path, readable: bool) -> tuple[GPT, Tokenizer, GPTConfig]:
     where = str(checkpoint.path)
     config = checkpoint.facts.get("config")
     if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
@@ -53,7 +53,7 @@ def _ours(checkpoint: Checkpoint, run: Path) -> tuple[GPT, Tokenizer, GPTConfig]
     except UserError as error:
         raise CheckpointError(f"its config cannot be used ({error})", where=where) from error
     load_model(model, checkpoint.model, where)
-    tokenizer = load_tokenizer(run)
+    tokenizer = load_tokenizer(run, readable=readable)
     if tokenizer.vocab_size > model.config.vocab_size:
         problem = f"a tokenizer of {tokenizer.vocab_size} ids for a model of {model.config.vocab_size}"
         raise CheckpointError(problem, where=str(run), expected="the tokenizer that the model was trained with")

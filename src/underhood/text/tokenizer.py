@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from underhood.base.errors import TokenizerError
+from underhood.text.bpe import BPE
 from underhood.text.bpe_fast import FastBPE
 from underhood.text.chars import CharTokenizer
 from underhood.text.tokenizer_json import read_document, vocabulary_of
@@ -29,8 +30,8 @@ class Tokenizer(Protocol):
         """Write a ``tokenizer.json``."""
 
 
-def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
-    """The tokenizer in a ``tokenizer.json``, or in the folder that holds one: byte-level BPE (the fast one) or characters.
+def load_tokenizer(path: str | os.PathLike[str], *, readable: bool = False) -> Tokenizer:
+    """The tokenizer in a ``tokenizer.json``, or in the folder that holds one: byte-level BPE (the fast one, unless ``readable``) or characters.
 
     Raises ``TokenizerError`` naming the file and the field that is missing, damaged or not supported.
     """
@@ -43,4 +44,4 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     if kind != "BPE":
         raise TokenizerError(f"found {kind!r}", where=f"{path}: model.type", expected="'BPE' or 'WordLevel' (characters)")
     vocabulary = vocabulary_of(document, str(path))
-    return FastBPE(vocabulary.merges, vocabulary.pattern, vocabulary.special)
+    return (BPE if readable else FastBPE)(vocabulary.merges, vocabulary.pattern, vocabulary.special)

@@ -17,14 +17,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from underhood.base.config import from_plain, to_plain
+from underhood.base.config import from_plain, get_part, to_plain
 from underhood.base.errors import ConfigError, DataError, UserError, VocabularyTooLarge
 from underhood.base.files import TEMPORARY, named_os_errors, read_json, write_json
 from underhood.data.corpora import Corpus
-from underhood.data.sampler import Batches, SequentialSampler, ShuffledSampler
+from underhood.data.sampler import Batches, SequentialSampler
 from underhood.data.shards import Shards, write_shards
 from underhood.data.tokens import end_id
 from underhood.nn.gpt import build_gpt
+from underhood.text.bpe import BPE
 from underhood.text.bpe_fast import FastBPE
 from underhood.text.chars import CharTokenizer
 from underhood.text.special import END_OF_TEXT
@@ -35,6 +36,7 @@ from underhood.train.recipes import RunConfig
 from underhood.train.validate import validation_loss
 
 CONFIG, TOKENIZER, METRICS = "config.json", "tokenizer.json", "metrics.jsonl"
+READABLE = "bpe-readable"
 CHECK_TOKENS = 1 << 14  # of validation text looked at each time
 TRIAL_STEPS = 3
 
@@ -52,7 +54,7 @@ class Run:
     def trainer(self, callbacks: Sequence[Callback] = (), *, folder: Path | None = None) -> Trainer:
         """A trainer at step 0, whose checkpoints go to ``folder`` (None: nowhere)."""
         config, context = self.config, self.config.model.context
-        sampler = ShuffledSampler(len(self.train), context, config.batch_size, config.seed)
+        sampler = get_part(config, "sampler")(len(self.train), context, config.batch_size, config.seed)
         model = build_gpt(config.model, config.seed)
         facts = {"tokenizer": self.train.meta.tokenizer_sha256, "batch_size": config.batch_size, "seed": config.seed}
         return Trainer(model, config.train, Batches(self.train, sampler, context), self.validate, callbacks, folder=folder, facts=facts)
@@ -106,23 +108,25 @@ def open_run(folder: Path) -> Run:
     config = from_plain(RunConfig, read_json(folder / CONFIG), where=str(folder / CONFIG))
     digest = file_digest(folder / TOKENIZER)
     shards = {name: Shards(folder / name, digest) for name in ("train", "val")}
-    return Run(folder=folder, config=config, tokenizer=load_tokenizer(folder / TOKENIZER), **shards)
+    tokenizer = load_tokenizer(folder / TOKENIZER, readable=config.tokenizer == READABLE)
+    return Run(folder=folder, config=config, tokenizer=tokenizer, **shards)
 
 
 def make_tokenizer(config: RunConfig, corpus: Corpus, note: Callable[[str], None] = lambda text: None, *, fit: bool = False) -> Tokenizer:
     """The tokenizer that ``config.tokenizer`` names, trained on the training part where it is not a file."""
     if config.tokenizer == "chars":
         return CharTokenizer.train("".join(corpus.train) + "".join(corpus.val) + "\n")
-    if config.tokenizer != "bpe":
+    if config.tokenizer not in ("bpe", READABLE):
         return load_tokenizer(config.tokenizer)
+    kind = BPE if config.tokenizer == READABLE else FastBPE
     note(f"training a tokenizer of {config.vocab_size} tokens")
     try:
-        return FastBPE.train(corpus.train, config.vocab_size, config.pattern, special=(END_OF_TEXT,))
+        return kind.train(corpus.train, config.vocab_size, config.pattern, special=(END_OF_TEXT,))
     except VocabularyTooLarge as error:
         if not fit:
             raise
         note(f"the text fills a vocabulary of {error.largest}, no more")
-        return FastBPE.train(corpus.train, error.largest, config.pattern, special=(END_OF_TEXT,))
+        return kind.train(corpus.train, error.largest, config.pattern, special=(END_OF_TEXT,))
 
 
 def file_digest(path: Path) -> str:
