@@ -67,7 +67,7 @@ def _say(project: "Project", result: "Plugged", rows: list[tuple[str, Any, Any]]
         print(paragraph(f"With your part the run ended early: {result.mine.how}: {result.mine.message}"))
         return
     print(paragraph(f"In use: {', '.join(result.used) or 'none of your parts: this run does not reach them'}."))
-    print(columns([("", "reference", "yours"), *((says, _figure(a), _figure(b)) for says, a, b in rows)]))
+    print(columns([("reference", "yours", ""), *((_figure(a), _figure(b), says) for says, a, b in rows)]))
     for name, text in list(result.mine.texts.items())[:1]:
         print(f"\n{name}, written with your part:\n\n{text[:SAMPLE].strip()}\n")
     ratio = result.mine.seconds / max(result.reference.seconds, 1e-9)

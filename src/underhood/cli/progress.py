@@ -23,7 +23,7 @@ def command(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
         finished = state["projects"].get(project.slug)
         begun = course.mine(folder, project.slug).is_file()
         now = f"done {finished}" if finished else f"{held} of {of} checks hold" if begun else ""
-        rows.append((str(project.number), _bar(held, of) if begun or finished else "", project.title, now))
+        rows.append((str(project.number), _bar(held, of) if begun or finished else "", now, project.title))
     print(columns(rows, indent="  "))
     asked, points = state["predictions"], state["incidents"]
     if asked.get("asked"):

@@ -11,7 +11,7 @@ from underhood.lab.patch import Bind
 from underhood.lab.run import Arm, ArmStore, Job, Listener, run_jobs
 from underhood.projects.registry import Project, find_project, syllabus
 from underhood.workbench import course
-from underhood.workbench.checking import Report, check_file
+from underhood.workbench.checking import Report, check_file, note
 from underhood.workbench.hollow import name_of_seam
 
 ARENAS = {
@@ -57,6 +57,7 @@ def _defines(text: str, name: str) -> bool:
 def require_good(project: Project, file: Path) -> Report:
     """The report of a file whose checks all hold. Raises ``UserError`` when one does not."""
     report = check_file(project, file)
+    note(report)
     if not report.good:
         step = report.next_step
         where = f"; next: {step.title.split(' · ', 1)[1]} (step {step.number})" if step else ""
