@@ -1,14 +1,15 @@
 """Time to validation loss 1.88 on the characters of Shakespeare: our recipe beside the plain one, on this machine.
 
-    UNDERHOOD_DATA=FOLDER python bench/shakespeare.py [--seeds 5] [--threads 1] [--ablate] [--quick]
+    UNDERHOOD_DATA=FOLDER python bench/shakespeare.py [--seeds 5] [--threads 1] [--ablate] [--pace] [--quick]
 
 The yardstick is the plain recipe's 2,000 steps: 4 layers, 4 heads, width 128, 12 windows of 64, AdamW 1e-3 → 1e-4 by a cosine, 100 steps of warm-up, run in
 the plain loop of ``bench/training.py`` (torch's modules and optimizer) and, to tell the engine from the recipe, in ours. It is held against
 ``underhood.train.recipes.speedrun``, an ordinary config. Every run is a process of its own.
 
 Validation is the same for all: the mean over 40 batches of 64 random windows of 64 characters from the last tenth of the text, always the same windows.
-It is timed apart: ``seconds`` are those of the training steps, batches included; ``check`` is what one validation takes. ``--ablate`` takes the
-recipe's ingredients away one at a time, at the same number of steps.
+It is timed apart: ``seconds`` are those of the training steps, batches included; ``quiet`` is the lower quartile of a step times the steps, which other
+work on the machine moves little; ``check`` is what one validation takes. ``--ablate`` takes the recipe's ingredients away one at a time, at the same number
+of steps.
 """
 
 import argparse
@@ -58,6 +59,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "squared ReLU (GELU)": {"model.activation": "underhood.nn.fast:gelu_tanh"},
     "branches start at zero (scaled)": {"model.residual_init": "scaled"},
     "head of its own (tied)": {"model.tie": True},
+    "gradients as they are (clipped to norm 1)": {"train.clip": 1.0},
     "straight decay to zero (cosine to a tenth)": {"train.schedule.shape": "warmup_cosine", "train.schedule.floor": 0.1},
 }
 
@@ -110,14 +112,16 @@ def run(recipe: Mapping[str, Any], engine: str, seed: int, threads: int) -> dict
     assert tokenizer.vocab_size == config.model.vocab_size
     sampler = ShuffledSampler(len(train), config.model.context, config.batch_size, seed)
     model, step = {"underhood": ours, "plain loop": plain_loop}[engine](config, Batches(train, sampler, config.model.context), seed)
-    start = time.perf_counter()
+    ends = [time.perf_counter()]
     for i in range(config.train.steps):
         step(i)
-    seconds = time.perf_counter() - start
+        ends.append(time.perf_counter())
     start = time.perf_counter()
     loss = validation_loss(model, check_batches(val))
     check = time.perf_counter() - start
-    return {"loss": loss, "seconds": seconds, "check": check, "mb": machine.peak_memory_mb(), "peak": machine.matmul(torch.float32, 3)}
+    quiet = float(np.quantile(np.diff(ends), 0.25)) * config.train.steps
+    times = {"seconds": ends[-1] - ends[0], "quiet": quiet, "check": check}
+    return {"loss": loss, **times, "mb": machine.peak_memory_mb(), "peak": machine.matmul(torch.float32, 3)}
 
 
 def arm(name: str, recipe: RunConfig, engine: str, seeds: Iterable[int], threads: int) -> list[dict[str, Any]]:
@@ -125,7 +129,8 @@ def arm(name: str, recipe: RunConfig, engine: str, seeds: Iterable[int], threads
     rows = [machine.isolated(__file__, threads, {"recipe": to_plain(recipe), "engine": engine, "seed": s, "threads": threads}) for s in seeds]
     losses, seconds = [r["loss"] for r in rows], [r["seconds"] for r in rows]
     steps = recipe.train.steps
-    numbers = f"{steps:6} {statistics.median(seconds):9.2f} {statistics.median(seconds) / steps * 1e3:8.1f} {rows[0]['check']:6.2f}"
+    quiet = statistics.median(r["quiet"] for r in rows)
+    numbers = f"{steps:6} {statistics.median(seconds):9.2f} {quiet:6.2f} {quiet / steps * 1e3:8.1f} {rows[0]['check']:6.2f}"
     spread = f"{min(losses):.3f} … {max(losses):.3f}" if len(losses) > 1 else ""
     reached = sum(loss <= TARGET for loss in losses)
     print(f"{name:50} {numbers} {statistics.mean(losses):7.4f} {spread:15} {reached}/{len(losses)} {rows[0]['mb']:6.0f} {rows[0]['peak']:6.0f}", flush=True)
@@ -135,10 +140,13 @@ def arm(name: str, recipe: RunConfig, engine: str, seeds: Iterable[int], threads
 def compare(seeds: int, threads: int) -> None:
     """The plain recipe in both engines, and ours."""
     plain, best = plain_recipe(), speedrun()
-    yardstick = arm("plain recipe, plain loop", plain, "plain loop", [0], threads)[0]["seconds"]
-    engine = arm("plain recipe, underhood", plain, "underhood", [0], threads)[0]["seconds"]
-    mine = statistics.median(row["seconds"] for row in arm("speedrun, underhood", best, "underhood", range(seeds), threads))
-    print(f"\nspeedrun takes 1/{yardstick / mine:.1f} of the plain recipe's time: the engine {yardstick / engine:.2f} ×, the recipe {engine / mine:.2f} ×")
+    yardstick = arm("plain recipe, plain loop", plain, "plain loop", [0], threads)[0]
+    mine = arm("speedrun, underhood", best, "underhood", range(seeds), threads)
+    engine = arm("plain recipe, underhood", plain, "underhood", [0], threads)[0]
+    for time_ in ("seconds", "quiet"):
+        middle = statistics.median(row[time_] for row in mine)
+        shares = f"the engine {yardstick[time_] / engine[time_]:.2f} ×, the recipe {engine[time_] / middle:.2f} ×"
+        print(f"{time_}: speedrun takes 1/{yardstick[time_] / middle:.1f} of the plain recipe's time: {shares}")
 
 
 def ablate(seeds: int, threads: int) -> None:
@@ -152,8 +160,37 @@ def ablate(seeds: int, threads: int) -> None:
         changed = override(best, changes)
         rows = arm(f"without {name}", dataclasses.replace(changed, model=fast(changed.model)), "underhood", range(seeds), threads)
         steps = math.exp((mean(rows, "loss") - mean(whole, "loss")) / slope)
-        pace = mean(rows, "seconds") / mean(whole, "seconds")
+        pace = mean(rows, "quiet") / mean(whole, "quiet")
         print(f"{'':50} steps × {steps:.2f}, seconds a step × {pace:.2f}: time × {steps * pace:.2f}")
+
+
+def pace(threads: int, seconds: float = 60) -> dict[str, float]:
+    """Seconds that each whole run takes, from steps of all of them in turn in this one process, so that other work disturbs them alike."""
+    torch.set_num_threads(threads)
+    _, train, _ = text()
+    plain, best = plain_recipe(), speedrun()
+    runs = {"plain recipe, plain loop": (plain, plain_loop), "plain recipe, underhood": (plain, ours), "speedrun, underhood": (best, ours)}
+    steps: dict[str, Callable[[int], None]] = {}
+    for name, (recipe, engine) in runs.items():
+        sampler = ShuffledSampler(len(train), CONTEXT, recipe.batch_size, 0)
+        steps[name] = engine(recipe, Batches(train, sampler, CONTEXT), 0)[1]
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    end, i = time.perf_counter() + seconds, 0
+    while time.perf_counter() < end and i < best.train.steps:
+        for name, step in steps.items():
+            for j in range(i, i + 5):
+                start = time.perf_counter()
+                step(j)
+                times[name].append(time.perf_counter() - start)
+        i += 5
+    return {name: float(np.quantile(found, 0.25)) * runs[name][0].train.steps for name, found in times.items()}
+
+
+def show_pace(threads: int) -> None:
+    """The table of ``pace``."""
+    rows = machine.isolated(__file__, threads, {"threads": threads})
+    for name, seconds in rows.items():
+        print(f"{name:50} {seconds:8.2f} s   1/{rows['plain recipe, plain loop'] / seconds:.2f}")
 
 
 def mean(rows: list[dict[str, Any]], field: str) -> float:
@@ -166,15 +203,20 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--ablate", action="store_true", help="take the ingredients away one at a time")
+    parser.add_argument("--pace", action="store_true", help="only how long the runs take, their steps in turn, for a machine that is not quiet")
     parser.add_argument("--quick", action="store_true", help="our recipe with one seed only")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(run(**json.loads(options.one))))
+        job = json.loads(options.one)
+        print(json.dumps(run(**job) if "recipe" in job else pace(**job)))
         return 0
     print(machine.line(), f"{options.threads} threads", sep="; ")
     print(machine.quiet())
-    columns = f"{'steps':>6} {'seconds':>9} {'ms/step':>8} {'check':>6} {'loss':>7} {'over seeds':15} {f'≤{TARGET}':4} {'MB':>6} {'GFLOP/s':>6}"
+    if options.pace:
+        show_pace(options.threads)
+        return 0
+    columns = f"{'steps':>6} {'seconds':>9} {'quiet':>6} {'ms/step':>8} {'check':>6} {'loss':>7} {'over seeds':15} {f'≤{TARGET}':4} {'MB':>6} {'GFLOP/s':>6}"
     print(f"{'':50} {columns}")
     if options.quick:
         arm("speedrun, underhood", speedrun(), "underhood", [0], options.threads)

@@ -12,10 +12,14 @@ update of every weight. They differ in how:
 
 A step's operations are counted alike for all three, those of the matrix products (``GPTConfig.flops_per_token``). The peak is that of a 2048 × 2048
 product in the same precision, timed before every step in the same process. Rates are the best step, as the peak is the best product.
+
+``--vitals`` measures instead what ``VitalSigns`` costs: every other step is looked at, and the difference of the medians is spread over its default interval.
 """
 
 import argparse
+import inspect
 import json
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -30,6 +34,7 @@ from underhood.nn.fast import fast
 from underhood.nn.gpt import GPTConfig, build_gpt, gpt2
 from underhood.train.loop import TrainConfig, Trainer
 from underhood.train.optim_config import OptimConfig
+from underhood.train.vitals import VitalSigns
 
 Step = Callable[[], float]
 CHARACTER = GPTConfig(vocab_size=65, context=64, n_layer=4, n_head=4, width=128)
@@ -55,12 +60,17 @@ class RandomTokens:
         pass
 
 
-def underhood_step(config: GPTConfig, batches: RandomTokens, precision: str) -> Step:
-    """Ours."""
+def underhood_trainer(config: GPTConfig, batches: RandomTokens, precision: str) -> Trainer:
+    """Our trainer with the fast parts."""
     optim = OptimConfig(kind="underhood.train.optim_fast:AdamW", lr=LEARNING_RATE, weight_decay=DECAY)
     chunk = 512 if config.vocab_size > 1024 else 0
     train = TrainConfig(steps=10_000, precision=precision, loss_chunk=chunk, optim=optim)  # type: ignore[arg-type]
-    trainer = Trainer(build_gpt(fast(config), 0), train, batches)
+    return Trainer(build_gpt(fast(config), 0), train, batches)
+
+
+def underhood_step(config: GPTConfig, batches: RandomTokens, precision: str) -> Step:
+    """Ours."""
+    trainer = underhood_trainer(config, batches, precision)
     return lambda: trainer.step().loss
 
 
@@ -186,6 +196,25 @@ def measure(who: str, shape: str, precision: str, threads: int, seconds: float) 
     return {"who": who, "shape": shape, "precision": precision, "threads": threads, "rate": rate, "peak": peak, "share": share, "mb": memory, "first": first}
 
 
+def measure_vitals(shape: str, precision: str, threads: int, seconds: float) -> dict[str, Any]:
+    """What a look costs, as a share of a step, spread over the default interval."""
+    torch.set_num_threads(threads)
+    config, batch = SHAPES[shape]
+    trainer = underhood_trainer(config, RandomTokens(config, batch), precision)
+    every = inspect.signature(VitalSigns).parameters["every"].default
+    times: list[float] = []
+    with VitalSigns(trainer.model, every=2) as signs:
+        trainer.callbacks.append(signs)
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end or len(times) < 8:
+            start = time.perf_counter()
+            trainer.step()
+            times.append(time.perf_counter() - start)
+    plain, looked_at = statistics.median(times[2::2]), statistics.median(times[3::2])  # the first two are to warm up
+    share = (looked_at - plain) / (every * plain)
+    return {"shape": shape, "precision": precision, "threads": threads, "every": every, "ms": plain * 1e3, "looked_at_ms": looked_at * 1e3, "share": share}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one thread, fp32, the character model only")
@@ -193,16 +222,20 @@ def main() -> int:
     parser.add_argument("--shape", choices=SHAPES, help="only this one")
     parser.add_argument("--precision", choices=["fp32", "bf16"], help="only this one")
     parser.add_argument("--threads", type=int, choices=[1, 2], help="only so many")
+    parser.add_argument("--vitals", action="store_true", help="what looking at the vital signs costs, instead")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(measure(**json.loads(options.one))))
+        job = json.loads(options.one)
+        print(json.dumps(measure(**job) if "who" in job else measure_vitals(**job)))
         return 0
     if options.quick:
         options.shape, options.precision, options.threads, options.seconds = "character", "fp32", 1, 3.0
     print(machine.line("transformers"))
     print(machine.quiet())
+    if options.vitals:
+        return show_vitals(options)
     print(f"{'shape':12} {'threads':>7} {'':4} {'':24} {'tokens/s':>9} {'share':>6} {'peak GFLOP/s':>12} {'MB':>6} {'ours is':>8}")
     for shape in [options.shape] if options.shape else SHAPES:
         for threads in [options.threads] if options.threads else (1, 2):
@@ -214,6 +247,18 @@ def main() -> int:
                 assert max(r["first"] for r in rows) - min(r["first"] for r in rows) < 0.2, f"the models start from different losses: {rows}"
                 for row in rows:
                     show(row, rows[0], as_json=options.json)
+    return 0
+
+
+def show_vitals(options: argparse.Namespace) -> int:
+    """One line: the vital signs of one shape."""
+    shape, precision, threads = options.shape or "character", options.precision or "fp32", options.threads or 1
+    row = machine.isolated(__file__, threads, {"shape": shape, "precision": precision, "threads": threads, "seconds": options.seconds})
+    if options.json:
+        print(json.dumps(row))
+        return 0
+    print(f"{shape}, {threads} threads, {precision}: {row['ms']:.1f} ms a step, {row['looked_at_ms']:.1f} ms where looked at")
+    print(f"every {row['every']} steps that is {row['share']:.1%}")
     return 0
 
 
