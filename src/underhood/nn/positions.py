@@ -40,8 +40,8 @@ class Learned(Positions):
         self.table = Embedding(context, width)
 
     def add(self, x: Float[Tensor, "B T C"], start: int = 0) -> Float[Tensor, "B T C"]:
-        """``x`` plus rows start … start+T-1 of the table."""
-        return x + self.table.weight[start : start + x.shape[1]]
+        """``x`` plus rows start … start+T-1 of the table; past its end there is no row, which is an error of torch's."""
+        return x + self.table.weight.narrow(0, start, x.shape[1])
 
 
 class Sinusoidal(Positions):
@@ -55,7 +55,7 @@ class Sinusoidal(Positions):
 
     def add(self, x: Float[Tensor, "B T C"], start: int = 0) -> Float[Tensor, "B T C"]:
         """``x`` plus rows start … start+T-1 of the table."""
-        return x + self.table[start : start + x.shape[1]].to(x.dtype)
+        return x + self.table.narrow(0, start, x.shape[1]).to(x.dtype)
 
 
 class Rotary(Positions):
@@ -71,7 +71,7 @@ class Rotary(Positions):
 
     def rotation(self, x: Float[Tensor, "B T C"], start: int = 0) -> Rotate:
         """The rotation for positions start … start+T-1, its sines computed once for all layers."""
-        angles = self.angles[start : start + x.shape[1]]
+        angles = self.angles.narrow(0, start, x.shape[1])
         cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
         return lambda q: rotate(q, cos, sin)
 
