@@ -90,8 +90,12 @@ class Player:
         self.pipe = Pipe(ours[0], theirs[1])
         self.pipe.deadline = time.monotonic() + START_SECONDS
         self.pipe.send(self._setup(), [])
-        answer, _ = self.pipe.receive()
-        self.strength = str(answer.get("ready", ""))
+        self.strength = str(self.pipe.receive()[0].get("locked", ""))
+        self.pipe.deadline = time.monotonic() + CHECK_SECONDS
+        try:
+            answer, _ = self.pipe.receive()
+        except Lost as lost:
+            raise Unusable(f"{_why(self, lost)}, while the file was being loaded", None, borrowed=False) from lost
         if "wrong" in answer:
             raise Unusable(str(answer["wrong"]), answer.get("line"), borrowed=bool(answer.get("borrowed")))
         self.seams, self.imported = set(answer["seams"]), set(answer["imported"])
@@ -118,7 +122,9 @@ class Player:
         """The learner's seams as a check wants them; those that the file lacks raise ``NotWritten`` when they are used."""
         names = [name_of_seam(seam) for seam in self.project.seams]
         module = _Mine(self.peer)
-        return SimpleNamespace(**{n: module.get(n) if n in self.seams else _Missing(n) for n in names})
+        missing = {n: _Refusing(NotWritten(f"{n} is not in the file")) for n in names if n not in self.seams}
+        borrowed = {n: _Refusing(_borrowed(f"{n} is ours, or built on ours: it is what this project has you write")) for n in self.imported}
+        return SimpleNamespace(**({n: module.get(n) for n in names if n not in missing and n not in borrowed} | missing | borrowed))
 
     def fresh(self) -> None:
         """Make sure that the process runs, and that nothing of an earlier check is left in it that we hold."""
@@ -160,17 +166,23 @@ class _Mine:
         return self.peer.request("mine", thing=None, name=name)
 
 
-class _Missing:
-    """A seam that the file does not have."""
+class _Refusing:
+    """A seam that the file does not have, or that is not its own: every use raises."""
 
-    def __init__(self, name: str) -> None:
-        object.__setattr__(self, "_name", name)
+    def __init__(self, error: Exception) -> None:
+        object.__setattr__(self, "_error", error)
 
     def __call__(self, *args: Any, **options: Any) -> Any:
-        raise NotWritten(f"{self._name} is not in the file")
+        raise self._error
 
     def __getattr__(self, name: str) -> Any:
-        raise NotWritten(f"{self._name} is not in the file")
+        raise self._error
+
+
+def _borrowed(says: str) -> ImportError:
+    error = ImportError(says)
+    error.__dict__.update(found_as="Borrowed")
+    return error
 
 
 def run_checks(player: Player, checks: Sequence[Check], *, seed: int = 0) -> Iterator[Outcome]:

@@ -11,6 +11,7 @@
 import base64
 import builtins
 import dataclasses
+import enum
 import math
 import random
 import sys
@@ -69,16 +70,17 @@ class Peer:
             header, blobs = self.pipe.receive()
             try:
                 self._follow(header.get("sync", []), blobs)
-                if "verb" in header:
-                    self._serve(header, blobs)
-                elif "error" in header:
-                    raise self._error(header["error"])
-                else:
-                    return self.decode(header["answer"], blobs)
-            except (KeyError, TypeError, IndexError, AttributeError) as error:
-                if self.trusting:
-                    raise
-                raise Lost(f"the process wrote something that is no message ({type(error).__name__}: {error})") from error
+                if "verb" not in header:
+                    error = self._error(header["error"]) if "error" in header else None
+                    answer = None if error else self.decode(header["answer"], blobs)
+            except Exception as nonsense:
+                raise Lost(f"the process wrote something that is no message ({type(nonsense).__name__}: {nonsense})") from nonsense
+            if "verb" in header:
+                self._serve(header, blobs)
+            elif error is not None:
+                raise error
+            else:
+                return answer
 
     def serve(self) -> None:
         """Answer requests until the other end closes the pipe."""
@@ -146,10 +148,11 @@ class Peer:
         """``value`` as JSON, the bytes of its arrays appended to ``blobs``."""
         if value is None or (isinstance(value, (bool, str)) and type(value) in (bool, str)):
             return value
-        if type(value) is int:
-            return value if abs(value) < EXACT else {"int": str(value)}
-        if type(value) is float:
-            return value if math.isfinite(value) else {"float": repr(value)}
+        if isinstance(value, int) and not isinstance(value, enum.Enum):
+            return int.__int__(value) if int.__abs__(value) < EXACT else {"int": int.__repr__(value)}
+        if isinstance(value, float):
+            plain = float.__float__(value)  # of a subclass too, whatever it claims about itself
+            return plain if math.isfinite(plain) else {"float": repr(plain)}
         if type(value) is list:
             return [self.encode(v, blobs) for v in _bounded(value)]
         if isinstance(value, tuple):

@@ -32,11 +32,46 @@ def main(read: int, write: int) -> None:
     _borrow(header["borrowed"])
     strength = sandbox.lock(Path(header["folder"]), header["hidden"])
     finder.guarding = True
-    pipe.send({"ready": strength, **_load(header)}, [])
+    pipe.send({"locked": strength}, [])
+    pipe.send(_load(header), [])
     try:
-        Peer(pipe, trusting=True).serve()
+        Watched(pipe, header["borrowed"]).serve()
     except Lost:
         os._exit(0)
+
+
+class Watched(Peer):
+    """Refuses, whatever name they are called by, operators of torch's that would be the answer."""
+
+    def __init__(self, pipe: Pipe, borrowed: list[str]) -> None:
+        super().__init__(pipe, trusting=True)
+        self.operators = tuple(name for name in map(OPERATORS.get, borrowed) if name)
+        self.seen = ""
+
+    def _obey(self, verb: str, **fields: Any) -> Any:
+        if not self.operators:
+            return super()._obey(verb, **fields)
+        with _watching(self):
+            found = super()._obey(verb, **fields)
+        if self.seen:  # even where the learner's code caught the error
+            raise hollow.Borrowed(f"{self.seen} would be the answer: this project is written without it")
+        return found
+
+
+OPERATORS = {"torch.nn.functional.scaled_dot_product_attention": "scaled_dot_product", "torch.nn.MultiheadAttention": "native_multi_head_attention"}
+
+
+def _watching(peer: Watched) -> Any:
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if any(name in str(func) for name in peer.operators):
+                peer.seen = str(func)
+                raise hollow.Borrowed(f"{func} would be the answer: this project is written without it")
+            return func(*args, **(kwargs or {}))
+
+    return Mode()  # type: ignore[no-untyped-call]
 
 
 def _load(header: dict[str, Any]) -> dict[str, Any]:
@@ -51,8 +86,15 @@ def _load(header: dict[str, Any]) -> dict[str, Any]:
         line = rows[-1].lineno if rows else getattr(error, "lineno", None)
         return {"wrong": f"{type(error).__name__}: {error}", "line": line, "borrowed": isinstance(error, hollow.Borrowed)}
     found = vars(module)
-    borrowed = [name for name in header["seams"] if name in found and getattr(found[name], "__module__", None) != hollow.MINE]
-    return {"seams": [name for name in header["seams"] if name in found], "imported": borrowed}
+    return {"seams": [name for name in header["seams"] if name in found], "imported": [name for name in header["seams"] if _imported(found.get(name), header)]}
+
+
+def _imported(seam: Any, header: dict[str, Any]) -> bool:
+    """Whether the learner's seam is ours, or a class built on ours."""
+    if seam is None:
+        return False
+    ours = [c for c in getattr(seam, "__mro__", [])[1:] if c.__module__ in header["hollow"] and c.__name__ in header["seams"]]
+    return bool(ours) or getattr(seam, "__module__", None) != hollow.MINE
 
 
 def _borrow(names: list[str]) -> None:
@@ -66,6 +108,13 @@ def _borrow(names: list[str]) -> None:
             for key, value in list(vars(holder).items()):
                 if value is healthy:
                     setattr(holder, key, _Refused(name))
+        if name in OPERATORS:
+            import torch
+
+            for operator in torch._C._dispatch_get_all_op_names():
+                short = operator.removeprefix("aten::").partition(".")[0]
+                if operator.startswith("aten::") and OPERATORS[name] in short:
+                    setattr(torch.ops.aten, short, _Refused(name))
 
 
 class _Refused:
