@@ -42,8 +42,9 @@ types: $(VENV)/.developer  ## strict types
 layers: $(VENV)/.developer  ## imports point down
 	$(BIN)/lint-imports
 
-docs: $(VENV)/.developer  ## the site, in site/
-	$(BIN)/zensical build --clean --strict
+docs: $(VENV)/.developer  ## the site, in build/site/
+	$(BIN)/python -m underhood.workbench.site
+	$(BIN)/zensical build -f build/zensical.toml --clean --strict
 
 bench: $(VENV)/.developer  ## the benchmarks; quiet machine, please
 	set -e; for file in bench/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
@@ -52,7 +53,7 @@ records: $(VENV)/.developer  ## are the committed measurements still those of th
 	$(BIN)/underhood records check
 
 clean:  ## remove what was built; the environment and runs/ stay
-	rm -rf build dist site .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
+	rm -rf build dist .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
 
 # The environment. torch goes first, by itself, so that its build can be chosen; one that is installed and in range is kept.
@@ -88,5 +89,5 @@ $(VENV)/.core: pyproject.toml constraints.txt
 
 $(VENV)/.developer: $(VENV)/.core
 	@echo "Fetching the developers' tools: about 150 MB"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c $(VENV)/.constraints -e '.[dev,hf,fast,docs]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c $(VENV)/.constraints -e '.[dev,hf,fast,docs,notebook]'
 	@touch $@

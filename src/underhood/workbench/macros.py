@@ -99,7 +99,7 @@ class Macros:
     def diff(self, name: str) -> str:
         """The edit that a break makes; settings are said in a line each."""
         _, sabotage = find_break(name)
-        return "```diff\n" + "\n".join(_said(p) for p in sabotage.patches) + "\n```"
+        return "```diff\n" + "\n".join(said(p) for p in sabotage.patches) + "\n```"
 
     def kills(self, slug: str) -> str:
         """Which checks fail under which break of code."""
@@ -111,17 +111,7 @@ class Macros:
 
     def judged(self, name: str) -> str:
         """Every prediction of a break with what was measured and the verdict; the public claim last."""
-        stored = record_of(name)
-        says = {metric: words["says"] for metric, words in stored["metrics"].items()}
-        rows = []
-        for j in stored["judgements"]:
-            metric = j["prediction"].get("metric", "")
-            meaning = f"<br>*{metric}*: {says[metric]}" if says.get(metric) else ""
-            rows.append(f"| {wording.predicted(j['prediction'])}{meaning} | {wording.measured(j)} | **{j['verdict']}** |")
-        lines = [f"| Predicted for `{name}` | Measured over {len(stored['seeds'])} seeds | Verdict |", "|---|---|---|", *rows]
-        if stored["claim"]:
-            lines.append(f"| *Public claim*: {stored['claim']['says']} |  | {wording.claim(stored['claim'])} |")
-        text = "\n".join(lines)
+        text = judged_table(name, record_of(name))
         return text.replace("<br>", " · ") if self.medium == "terminal" else text
 
     def result(self, name: str, metric: str) -> str:
@@ -217,7 +207,21 @@ class Macros:
         return wording.number(value)
 
 
-def _said(patch: Patch) -> str:
+def judged_table(name: str, stored: dict[str, Any]) -> str:
+    """The predictions of a record beside what was measured, as a Markdown table."""
+    says = {metric: words["says"] for metric, words in stored["metrics"].items()}
+    rows = []
+    for j in stored["judgements"]:
+        metric = j["prediction"].get("metric", "")
+        meaning = f"<br>*{metric}*: {says[metric]}" if says.get(metric) else ""
+        rows.append(f"| {wording.predicted(j['prediction'])}{meaning} | {wording.measured(j)} | **{j['verdict']}** |")
+    lines = [f"| Predicted for `{name}` | Measured over {len(stored['seeds'])} seeds | Verdict |", "|---|---|---|", *rows]
+    if stored["claim"]:
+        lines.append(f"| *Public claim*: {stored['claim']['says']} |  | {wording.claim(stored['claim'])} |")
+    return "\n".join(lines)
+
+
+def said(patch: Patch) -> str:
     if isinstance(patch, Edit):
         return diff(patch)
     return f"# {patch.field} becomes {patch.value!r}" if isinstance(patch, Set) else f"# {patch.target} becomes {patch.source}"
@@ -252,4 +256,4 @@ def matrix_of(slug: str) -> KillMatrix:
     return kill_matrix(slug, project.checks(), project.breaks(), project.part_now)
 
 
-__all__ = ["FIGURE_STYLE", "ChapterError", "Macros", "Medium", "expand", "project_folder", "records_folder"]
+__all__ = ["FIGURE_STYLE", "ChapterError", "Macros", "Medium", "expand", "judged_table", "matrix_of", "project_folder", "records_folder", "said"]
