@@ -58,7 +58,10 @@ class Watched(Peer):
         return found
 
 
+# What borrowed calls come down to in torch: parts of names of operators, and operators that torch takes apart before they can be watched.
 OPERATORS = {"torch.nn.functional.scaled_dot_product_attention": "scaled_dot_product", "torch.nn.MultiheadAttention": "native_multi_head_attention"}
+
+COMPOSED = {"torch.nn.functional.scaled_dot_product_attention": ("scaled_dot_product_attention", "_scaled_dot_product_attention_math")}
 
 
 def _watching(peer: Watched) -> Any:
@@ -108,13 +111,8 @@ def _borrow(names: list[str]) -> None:
             for key, value in list(vars(holder).items()):
                 if value is healthy:
                     setattr(holder, key, _Refused(name))
-        if name in OPERATORS:
-            import torch
-
-            for operator in torch._C._dispatch_get_all_op_names():
-                short = operator.removeprefix("aten::").partition(".")[0]
-                if operator.startswith("aten::") and OPERATORS[name] in short:
-                    setattr(torch.ops.aten, short, _Refused(name))
+        for operator in COMPOSED.get(name, ()):
+            setattr(sys.modules["torch"].ops.aten, operator, _Refused(name))
 
 
 class _Refused:
