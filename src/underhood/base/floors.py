@@ -29,7 +29,7 @@ HOUSE = (
         "the course",
         (
             Floor("(studio)", "the course in the browser"),
-            Floor("(workbench) | (serve) | (doctor)", "write your own · serve · diagnose"),
+            Floor("workbench | (serve) | (doctor)", "write your own · serve · diagnose"),
             Floor("projects", "chapters, breaks and checks"),
         ),
     ),
@@ -40,7 +40,7 @@ HOUSE = (
             Floor("(reason) | (retrieve) | (fuse)", "search, retrieval, specialists"),
             Floor("interop", "other people's weights, in and out"),
             Floor("(align) | (quant)", "preferences · small numbers"),
-            Floor("(kernels)", "the fast twins"),
+            Floor("kernels", "the fast twins"),
             Floor("eval", "perplexity, scores of generated text"),
             Floor("infer", "sampling"),
             Floor("train", "optimizers, schedules, the loop"),
