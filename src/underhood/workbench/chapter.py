@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from underhood.projects.registry import Project, find_project
 from underhood.workbench.macros import ChapterError, Medium, expand, project_folder
-from underhood.workbench.starter import step_titles
+from underhood.workbench.steps import step_titles
 
 SECTIONS = (
     "Hook",

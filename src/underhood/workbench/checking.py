@@ -11,7 +11,8 @@ from underhood.lab.check import Check
 from underhood.projects.registry import Project
 from underhood.workbench import course, fingerprint
 from underhood.workbench.judge import Outcome, Player, run_one
-from underhood.workbench.starter import changed_since, plain_step, step_titles
+from underhood.workbench.starter import changed_since
+from underhood.workbench.steps import plain_step, step_titles
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

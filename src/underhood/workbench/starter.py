@@ -1,13 +1,13 @@
 """A learner's file made from the healthy source by reading it: signatures, shapes, docstrings and imports; bodies only where they are asked for.
 
-What a docstring says under ``How:`` is cut, private helpers are left out (they are part of the answer), public ones are imported.
+What a docstring says under ``How:`` is cut, private helpers are left out (they are part of the answer), public ones are imported, and so are the errors
+of ours that the docstrings name or the bodies raise.
 """
 
 import ast
 import functools
 import hashlib
 import importlib.util
-import inspect
 import re
 import sys
 import textwrap
@@ -15,14 +15,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from underhood.base import errors
 from underhood.base.errors import DataError
-from underhood.lab.check import Check
 from underhood.projects.registry import Project
 from underhood.workbench.hollow import name_of_seam
+from underhood.workbench.steps import needed_before, step_titles, steps_of_seams
 
 Definition = ast.FunctionDef | ast.ClassDef
 CONTRACT = "# contract of "
-WIDTH = 120
+WIDTH, LINE = 120, 160  # of what is laid out here, and of what comes from the source
 
 
 class Home(NamedTuple):
@@ -59,59 +60,80 @@ def home(module: str) -> Home:
 
 
 def starter(project: Project, *, from_step: int = 1) -> str:
-    """The blank file; the seams of the steps before ``from_step`` are written in full.
+    """The blank file; what the steps before ``from_step`` need is written in full, of a class the methods.
 
     Raises ``DataError`` for a step that the project does not have.
     """
-    steps = steps_of_seams(project)
-    last = max(steps.values())
+    last = len(step_titles(project))
     if not 1 <= from_step <= last:
         raise DataError(f"step {from_step}", where=project.slug, expected=f"1 to {last}")
-    return _file(project, {name for name, step in steps.items() if step < from_step})
+    return _file(project, needed_before(project, from_step) if from_step > 1 else set())
 
 
 def solution(project: Project) -> str:
     """The same file with every body: the healthy layer as one would have written it."""
-    return _file(project, set(steps_of_seams(project)))
+    seams = [_definition(project, name_of_seam(seam)) for seam in project.seams]
+    return _file(project, {name for _, node in seams for name in [node.name, *_methods(node)]})
 
 
 def _file(project: Project, written: set[str]) -> str:
+    """``written``: functions, classes, and methods as ``"Class.method"``."""
     seams = [(s.partition(":")[0], name_of_seam(s)) for s in project.seams]
-    parts, helpers = [], []
+    parts: list[str] = []
+    helpers: list[tuple[str, str]] = []
     titles, steps, shown = step_titles(project), steps_of_seams(project), 0
     for module, name in sorted(seams, key=lambda s: steps[s[1]]):
-        node = home(module).defined()[name]
-        assert isinstance(node, (ast.FunctionDef, ast.ClassDef))
+        where, node = _definition(project, name)
         if steps[name] > shown:
             shown = steps[name]
             parts.append(_banner(titles[shown - 1]))
-        parts.append(home(module).segment(node) if name in written else stub(home(module), node))
-        if name in written:
-            helpers += [(module, helper) for helper in _private(home(module), node, {n for _, n in seams})]
+        parts.append(stub(where, node, written))
+        helpers += [(module, helper) for item in _written(node, written) for helper in _private(where, item, {n for _, n in seams})]
     full = [home(m).segment(home(m).defined()[h]) for m, h in dict.fromkeys(helpers)]
     code = "\n\n\n".join([*full, *parts])
-    imports = _imports(project, seams, helpers, written)
-    return f"{_header(project)}\n{imports}\n\n\n{code}\n"
+    blank = "raise NotWritten(" in code
+    imports = _imports(project, seams, list(dict.fromkeys(helpers)), blank=blank)
+    return f"{_header(project, blank=blank)}\n{imports}\n\n\n{code}\n"
+
+
+def _definition(project: Project, name: str) -> tuple[Home, Definition]:
+    """Where the seam called ``name`` stands, and how it is defined there."""
+    seam = next(s for s in project.seams if name_of_seam(s) == name)
+    where = home(seam.partition(":")[0])
+    node = where.defined()[name]
+    assert isinstance(node, (ast.FunctionDef, ast.ClassDef))
+    return where, node
+
+
+def _methods(node: Definition) -> list[str]:
+    return [f"{node.name}.{item.name}" for item in node.body if isinstance(item, ast.FunctionDef)] if isinstance(node, ast.ClassDef) else []
+
+
+def _written(node: Definition, written: set[str]) -> list[ast.AST]:
+    """The definitions in ``node`` whose bodies are to be written in full."""
+    if isinstance(node, ast.FunctionDef):
+        return [node] if node.name in written else []
+    return [item for item in node.body if isinstance(item, ast.FunctionDef) and f"{node.name}.{item.name}" in written]
 
 
 def _banner(title: str) -> str:
     return f"# ── step {title} " + "─" * max(0, WIDTH - len(title) - 11)
 
 
-def _header(project: Project) -> str:
+def _header(project: Project, *, blank: bool) -> str:
     hashes = " ".join(f"{name}={h}" for name, h in contract(project).items())
-    lines = textwrap.wrap(hashes, WIDTH - 2)
+    how = "Replace each `raise NotWritten(…)` by code, step by step, and after each step look at what holds:" if blank else "Look at what holds:"
     return "\n".join(
         [
-            f'"""{project.title}: project {project.number}, yours to write.',
+            f'"""{project.title}: project {project.number}, {"yours to write" if blank else "written"}.',
             "",
-            "Replace each `raise NotWritten(…)` by code, step by step, and after each step look at what holds:",
+            how,
             "",
             f"    underhood check {project.slug}         underhood hint {project.slug}         underhood read {project.slug}",
             '"""',
             "",
             f"{CONTRACT}{project.slug}; these lines let `check` tell when it has changed:",
-            *(f"# {line}" for line in lines),
+            *(f"# {line}" for line in textwrap.wrap(hashes, WIDTH - 2)),
             "",
         ]
     )
@@ -120,9 +142,12 @@ def _header(project: Project) -> str:
 # ── stubs ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def stub(where: Home, node: Definition) -> str:
-    """The definition with its signature, its public docstring, and ``NotWritten`` for a body."""
-    return _stub_class(where, node) if isinstance(node, ast.ClassDef) else _stub_function(where, node, node.name)
+def stub(where: Home, node: Definition, written: Iterable[str] = ()) -> str:
+    """The definition with its signature, its public docstring, and ``NotWritten`` for a body; in full where ``written`` names it."""
+    known = set(written)
+    if isinstance(node, ast.FunctionDef):
+        return where.segment(node) if node.name in known else _stub_function(where, node, node.name)
+    return where.segment(node) if known.issuperset(_methods(node)) else _stub_class(where, node, known)
 
 
 def _stub_function(where: Home, node: ast.FunctionDef, name: str) -> str:
@@ -135,12 +160,14 @@ def _stub_function(where: Home, node: ast.FunctionDef, name: str) -> str:
     return "\n".join([*(line for line in signature if line.strip()), *docstring, f'{indent}raise NotWritten("{name}")'])
 
 
-def _stub_class(where: Home, node: ast.ClassDef) -> str:
+def _stub_class(where: Home, node: ast.ClassDef, written: set[str]) -> str:
     lines = where.text.splitlines()
     first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
     parts = ["\n".join([*lines[first - 1 : node.body[0].lineno - 1], *_docstring(node, " " * 4)]).rstrip()]
     for item in node.body:
-        if isinstance(item, ast.FunctionDef) and (not item.name.startswith("_") or item.name.endswith("__")):
+        if isinstance(item, ast.FunctionDef) and f"{node.name}.{item.name}" in written:
+            parts.append(where.segment(item))
+        elif isinstance(item, ast.FunctionDef) and (not item.name.startswith("_") or item.name.endswith("__")):
             parts.append(_stub_function(where, item, f"{node.name}.{item.name}"))
         elif isinstance(item, (ast.Assign, ast.AnnAssign)) and not any(n.startswith("_") and not n.endswith("__") for n in _targets(item)):
             parts.append("\n".join(lines[item.lineno - 1 : item.end_lineno]))
@@ -158,7 +185,7 @@ def _docstring(node: Definition, indent: str) -> list[str]:
         return []
     text = re.sub(r"(?ms)^How:.*?(\n\s*\n|\Z)", "", text).strip()
     rows = text.splitlines()
-    if len(rows) == 1:
+    if len(rows) == 1 and len(indent) + len(rows[0]) + 6 <= LINE:
         return [f'{indent}"""{rows[0]}"""']
     return [f'{indent}"""{rows[0]}', *((indent + row).rstrip() for row in rows[1:]), f'{indent}"""']
 
@@ -166,12 +193,12 @@ def _docstring(node: Definition, indent: str) -> list[str]:
 # ── imports ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _imports(project: Project, seams: list[tuple[str, str]], helpers: list[tuple[str, str]], written: set[str]) -> str:
+def _imports(project: Project, seams: list[tuple[str, str]], helpers: list[tuple[str, str]], *, blank: bool) -> str:
     own = {name for _, name in seams} | {name for _, name in helpers}
     plain: set[str] = set()
     named: dict[str, set[str]] = {}
-    if len(written) < len(seams):
-        named["underhood.base.errors"] = {"NotWritten"}
+    if blank:
+        named["underhood.base.errors"] = {"NotWritten"}.union(*(_errors(home(module), home(module).defined()[name]) for module, name in seams))
     for module, name in (*seams, *helpers):
         where = home(module)
         node = where.defined()[name]
@@ -185,6 +212,16 @@ def _imports(project: Project, seams: list[tuple[str, str]], helpers: list[tuple
     rows = [f"import {p}" for p in plain if p.split(" ")[0].split(".")[0] not in project.borrowed]
     rows += [f"from {m} import {', '.join(sorted(names))}" for m, names in named.items() if names]
     return "\n\n".join("\n".join(_wrapped(group)) for group in _grouped(rows) if group)
+
+
+def _errors(where: Home, node: ast.stmt) -> set[str]:
+    """The errors of ours that a definition's docstrings name, and that it or a private helper of its raises."""
+    assert isinstance(node, (ast.FunctionDef, ast.ClassDef))
+    docs = [ast.get_docstring(n) or "" for n in ast.walk(node) if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+    words = {word for text in docs for word in re.findall(r"``(\w+)``", text)}
+    for helper in _private(where, node, set()):
+        words |= _names(where.defined()[helper])
+    return {word for word in words | _names(node) if isinstance(found := getattr(errors, word, None), type) and issubclass(found, Exception)}
 
 
 def _take(node: ast.Import | ast.ImportFrom, used: set[str], own: set[str], plain: set[str], named: dict[str, set[str]]) -> None:
@@ -243,60 +280,6 @@ def _wrapped(rows: list[str]) -> list[str]:
     return found
 
 
-# ── steps ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def step_titles(project: Project) -> list[str]:
-    """The steps of the build, in order: ``"2 · Scaled dot product"``."""
-    return [f"{i} · {title}" for i, title in enumerate(dict.fromkeys(plain_step(check) for check in project.checks()), 1)]
-
-
-def plain_step(check: Check) -> str:
-    """The title of a check's step without its number."""
-    return re.sub(r"^\d+ · ", "", check.step)
-
-
-@functools.cache
-def _steps_of_seams(slug: str) -> dict[str, int]:
-    from underhood.projects.registry import find_project
-
-    project = find_project(slug)
-    titles = step_titles(project)
-    plain = [title.split(" · ", 1)[1] for title in titles]
-    found: dict[str, int] = {}
-    for check in project.checks():
-        for name in parts_used(check):
-            found.setdefault(name, plain.index(plain_step(check)) + 1)
-    return {name_of_seam(s): found.get(name_of_seam(s), len(titles)) for s in project.seams}
-
-
-def steps_of_seams(project: Project) -> dict[str, int]:
-    """Seam → the number of the first step whose checks use it."""
-    return _steps_of_seams(project.slug)
-
-
-def parts_used(check: Check) -> list[str]:
-    """The seams that a check uses, read from its source and that of the helpers that it hands ``part`` to."""
-    module = inspect.getmodule(check.run)
-    assert module is not None
-    functions = {n.name: n for n in ast.walk(ast.parse(inspect.getsource(module))) if isinstance(n, ast.FunctionDef)}
-    found: list[str] = []
-    seen: set[str] = set()
-    queue = [check.run.__name__]
-    while queue:
-        name = queue.pop(0)
-        if name in seen or name not in functions:
-            continue
-        seen.add(name)
-        for node in ast.walk(functions[name]):
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "part":
-                found.append(node.attr)
-            if isinstance(node, ast.Call) and any(isinstance(a, ast.Name) and a.id == "part" for a in node.args):
-                called = node.func.args[0] if isinstance(node.func, ast.Call) and node.func.args else node.func
-                queue += [n.id for n in [called, *node.args] if isinstance(n, ast.Name)]
-    return list(dict.fromkeys(found))
-
-
 # ── the contract ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -308,11 +291,7 @@ def contract(project: Project) -> dict[str, str]:
 
 def stub_of(project: Project, name: str) -> str:
     """The blank form of one seam."""
-    seam = next(s for s in project.seams if name_of_seam(s) == name)
-    where = home(seam.partition(":")[0])
-    node = where.defined()[name]
-    assert isinstance(node, (ast.FunctionDef, ast.ClassDef))
-    return stub(where, node)
+    return stub(*_definition(project, name))
 
 
 def changed_since(project: Project, text: str) -> list[str]:
