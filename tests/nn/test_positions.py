@@ -72,3 +72,21 @@ def test_rotation_keeps_lengths_and_has_the_halved_layout_of_llama() -> None:
 def test_an_odd_head_cannot_be_rotated() -> None:
     with pytest.raises(ConfigError, match="even head width"):
         Rotary(8, 6, 3)
+
+
+@pytest.mark.parametrize("kind", [Learned, Sinusoidal, Rotary])
+def test_a_table_is_not_read_past_its_end(kind: type[Positions]) -> None:
+    """A slice would return what is left of it; a single row would then be added everywhere."""
+    positions = kind(9, 8, 4).double()
+    for start in (5, 8, 9):
+        with pytest.raises(RuntimeError):
+            positions.add(X, start)
+            positions.rotation(X, start)
+
+
+def test_rotation_equals_transformers() -> None:
+    llama = pytest.importorskip("transformers.models.llama.modeling_llama")
+    q = torch.randn(1, 2, 5, 8, generator=torch.Generator().manual_seed(1))
+    angles = torch.outer(torch.arange(3, 8), frequencies(8)).float().repeat(1, 2)[None]
+    theirs, _ = llama.apply_rotary_pos_emb(q, q, angles.cos(), angles.sin())
+    torch.testing.assert_close(Rotary(9, 16, 8).rotation(torch.zeros(1, 5, 16), start=3)(q), theirs)

@@ -117,7 +117,7 @@ def _rope(found: Any, path: Path) -> dict[str, Any]:
 
 
 def _config(fields: Mapping[str, Any], path: Path) -> GPTConfig:
-    sizes = {ours: fields.get(theirs) for theirs, ours in SIZES.items()}
+    sizes: dict[str, Any] = {ours: fields.get(theirs) for theirs, ours in SIZES.items()}
     for theirs, ours in SIZES.items():
         if type(sizes[ours]) is not int or not 0 < sizes[ours] < 10**9:
             raise CheckpointError(f"found {sizes[ours]!r}", where=f"{path}: {theirs}", expected="a whole number from 1 on")

@@ -44,5 +44,11 @@ class LlamaBlock(nn.Module):
 
 def llama(**changes: Any) -> GPTConfig:
     """A Llama-shaped configuration; ``vocab_size`` is needed, sizes and any other field of ``GPTConfig`` may be given."""
-    parts = {"norm": "RMSNorm", "feedforward": "GatedFeedForward", "activation": "silu", "positions": "Rotary", "block": "underhood.nn.llama:LlamaBlock"}
-    return GPTConfig(**{**parts, "bias": False, "tie": False, "epsilon": 1e-6, "fused_qkv": False} | changes)
+    parts: dict[str, Any] = {
+        "norm": "RMSNorm",
+        "feedforward": "GatedFeedForward",
+        "activation": "silu",
+        "positions": "Rotary",
+        "block": "underhood.nn.llama:LlamaBlock",
+    }
+    return GPTConfig(**parts | {"bias": False, "tie": False, "epsilon": 1e-6, "fused_qkv": False} | changes)

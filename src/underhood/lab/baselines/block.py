@@ -2,6 +2,7 @@
 and one whose weights were trained by another implementation."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -184,6 +185,7 @@ def train_small(config: SmallConfig, seed: int, watch: Watch) -> Found:
         "attention_entropy": attention_entropy(model, x[:16, : config.window]),
         "stream_growth": stream[-1].mean_square / stream[0].mean_square,
         "least_update": min(layer.update_ratio for layer in stream[1:]),
+        **inner_figures(model, x[:16, : config.window]),
         "parameters": float(sum(p.numel() for p in model.parameters())),
     }
 
@@ -211,6 +213,35 @@ def through(model: GPT, x: Float[Tensor, "B T C"], start: int) -> Float[Tensor, 
     return x
 
 
+def inner_figures(model: GPT, ids: Int[Tensor, "B T"]) -> dict[str, float]:
+    """What tells one kind of part from another: what a norm makes of a constant, the feed-forward layers' hidden units, the scores."""
+    hidden: list[float] = []
+    scores: list[float] = []
+    blocks: list[Any] = list(model.blocks)
+    for block in blocks:
+        block.attention.kernel = noting(block.attention.kernel, scores)
+    hooks = [block.feedforward.down.register_forward_pre_hook(lambda module, args: hidden.append(float(args[0].min()))) for block in blocks]
+    with at_rest(model):
+        model(ids)
+        x = model.tokens(ids)
+        felt = paths_differ(model.norm(x + 1), model.norm(x))
+    for hook, block in zip(hooks, blocks, strict=True):
+        hook.remove()
+        block.attention.kernel = block.attention.kernel.__wrapped__
+    return {"constant_felt": felt, "hidden_min": min(hidden), "largest_score": max(scores)}
+
+
+def noting(kernel: Callable[..., Any], scores: list[float]) -> Callable[..., Any]:
+    """``kernel``, with the largest |q · k| / √D of each call written down."""
+
+    @functools.wraps(kernel)
+    def noted(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Any:
+        scores.append(float((q @ k.transpose(-2, -1)).abs().max()) / math.sqrt(q.shape[-1]))
+        return kernel(q, k, v, **options)
+
+    return noted
+
+
 # ── a seam ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -235,10 +266,12 @@ def cross_seam(config: SeamConfig, seed: int, watch: Watch) -> Found:
     for block in model.blocks[config.seam :]:
         block.norm1, block.norm2 = exchanged(block.norm1, config), exchanged(block.norm2, config)
     model.norm = exchanged(model.norm, config)
+    after = validation_loss(model, held_out)
     return {
         "train_loss": late,
         "before_loss": before,
-        "val_loss": validation_loss(model, held_out),
+        "val_loss": after,
+        "seam_cost": after - before,
         "mean_share": max(layer.mean_share for layer in stream[config.seam :]),
         "causal": is_causal(model, held_out[0][0][:4]),
     }
@@ -311,7 +344,7 @@ def torch_llama(ids: Int[Tensor, "B T"], w: Mapping[str, Tensor], config: GPTCon
     for i in range(config.n_layer):
         at = {name.removeprefix(f"blocks.{i}."): p for name, p in w.items() if name.startswith(f"blocks.{i}.")}
         h = F.rms_norm(x, (config.width,), at["norm1.weight"], config.epsilon)
-        q, k, v = (F.linear(h, at[f"attention.{n}.weight"]).unflatten(-1, (config.n_head, D)).transpose(1, 2) for n in ("query", "key", "value"))
+        q, k, v = (F.linear(h, at[f"attention.{n}.weight"]).view(*h.shape[:2], config.n_head, D).transpose(1, 2) for n in ("query", "key", "value"))
         mixed = F.scaled_dot_product_attention(rotated(q), rotated(k), v, is_causal=True).transpose(1, 2).flatten(2)
         x = x + F.linear(mixed, at["attention.output.weight"])
         h = F.rms_norm(x, (config.width,), at["norm2.weight"], config.epsilon)
@@ -355,6 +388,9 @@ SMALL_METRICS = LOSSES | {
     "attention_entropy": Metric(says="mean entropy of an attention row (nats)", floor=0.0, ceiling=2.6, smallest=0.05, worst=0.0, better="neither"),
     "stream_growth": Metric(says="mean square of the stream after the last block over that before the first", smallest=0.5, worst=1e6, better="neither"),
     "least_update": Metric(says="what the least block adds, as a share of the stream's size", floor=0.0, smallest=0.02, worst=0.0, better="neither"),
+    "constant_felt": Metric(says="how far the last norm's output moves when 1 is added to every number of a row", floor=0.0, smallest=0.01, better="neither"),
+    "hidden_min": Metric(says="the smallest hidden unit of a feed-forward layer", smallest=0.01, better="neither"),
+    "largest_score": Metric(says="the largest |q · k| / √D", floor=0.0, smallest=0.1, better="neither"),
     "parameters": Metric(says="numbers that are learned", smallest=1, better="neither"),
 }
 
@@ -384,6 +420,7 @@ BASELINES = (
         metrics=LOSSES
         | {
             "before_loss": LOSSES["val_loss"],
+            "seam_cost": Metric(says="what exchanging the norms adds to the loss (nats per token)", floor=0.0, smallest=0.002, worst=UNIFORM),
             "mean_share": Metric(says="share of the stream's mean square that lies in its mean, at worst over layers", floor=0.0, ceiling=1.0, smallest=0.01),
             "causal": EXACT["causal"],
         },
@@ -392,14 +429,14 @@ BASELINES = (
     ),
     Baseline(
         name="block.post",
-        says="Six post-norm blocks of width 32 with LayerNorm, trained on 32 tokens of tales for 300 steps of 12 windows with 100 steps of warm-up.",
+        says="Six post-norm blocks of width 32 with LayerNorm, trained on 32 tokens of tales for 300 steps of 12 windows, at a high rate, 100 of them warm-up.",
         run=train_small,
         config=SmallConfig(
-            model=dataclasses.replace(LAYERED, n_layer=6, width=32, hidden=88, context=32, block="underhood.nn.block:PostNormBlock"),
-            train=TrainConfig(steps=300, optim=OptimConfig(lr=6e-3), schedule=ScheduleConfig(warmup=100)),
+            model=dataclasses.replace(LAYERED, n_layer=6, width=32, hidden=88, block="underhood.nn.block:PostNormBlock"),
+            train=TrainConfig(steps=300, optim=OptimConfig(lr=2e-2), schedule=ScheduleConfig(warmup=100)),  # high enough that the order of norm and sum matters
             batch_size=12,
         ),
-        metrics={name: metric for name, metric in SMALL_METRICS.items() if name != "beyond_loss"},
+        metrics=SMALL_METRICS,
         seconds=6,
         corpus=CORPUS,
     ),

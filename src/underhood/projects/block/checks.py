@@ -1,5 +1,6 @@
 """What any correct norm, activation, position and block satisfies. The oracles are torch's own functions, closed forms, and Llama composed of both."""
 
+import functools
 import math
 import random
 from collections.abc import Callable
@@ -111,9 +112,10 @@ def check_statistics_are_wide(part: Part, rng: random.Random) -> None:
 )
 def check_activations_equal_torch(part: Part, rng: random.Random) -> None:
     x = torch.cat([torch.linspace(-6, 6, 25, dtype=torch.float64), noise(rng, 10)])
-    expected = {"gelu": F.gelu(x), "gelu_tanh": F.gelu(x, approximate="tanh"), "silu": F.silu(x), "relu_squared": F.relu(x) ** 2}
-    for name, values in expected.items():
-        close(tried(f"{name} runs", getattr(part, name), x), values, f"{name} is torch's", given=x)
+    close(tried("relu_squared runs", part.relu_squared, x), F.relu(x) ** 2, "relu_squared is the square of torch's relu", given=x)
+    close(tried("silu runs", part.silu, x), F.silu(x), "silu is torch's", given=x)
+    close(tried("gelu runs", part.gelu, x), F.gelu(x), "gelu is torch's exact one", given=x)
+    close(tried("gelu_tanh runs", part.gelu_tanh, x), F.gelu(x, approximate="tanh"), "gelu_tanh is torch's approximation", given=x)
 
 
 @check(
@@ -147,6 +149,8 @@ def check_gated_equals_torch(part: Part, rng: random.Random) -> None:
     ),
 )
 def check_sinusoids_follow_the_formula(part: Part, rng: random.Random) -> None:
+    slow = [10_000 ** (-2 * i / 8) for i in range(4)]
+    close(tried("the frequencies can be made", part.frequencies, 8), slow, "frequency i is 10000^(-2i/width)", given="width 8", rtol=1e-9)
     for width in (8, 6):
         expected = [[(math.cos if c % 2 else math.sin)(p / 10_000 ** ((c - c % 2) / width)) for c in range(width)] for p in range(9)]
         close(tried("the table can be made", part.sinusoids, 9, width), expected, "entry (p, c) of the table", given=f"9 positions, width {width}", atol=1e-6)
@@ -171,7 +175,9 @@ def check_learned_table_ends(part: Part, rng: random.Random) -> None:
     x = noise(rng, 2, 3, 4)
     close(tried("they are added", learned.add, x, 2), x + table[2:5], "rows 2, 3 and 4 are added", given="T = 3, start = 2")
     for start in (4, 5, 6):
-        refuses(lambda s=start: learned.add(x, s), Exception, "a position that the table does not have is an error", given=f"6 rows, T = 3, start = {start}")
+        refuses(
+            functools.partial(learned.add, x, start), Exception, "a position that the table does not have is an error", given=f"6 rows, T = 3, start = {start}"
+        )
 
 
 def turned(x: Tensor, start: int) -> Tensor:
@@ -192,6 +198,11 @@ def turned(x: Tensor, start: int) -> Tensor:
 )
 def check_halves_are_turned(part: Part, rng: random.Random) -> None:
     x = noise(rng, 2, 5, 8)
+    angles = tried("the angles can be made", part.rotary_angles, 5, 8)
+    expected = [[p * 10_000 ** (-2 * i / 8) for i in range(4)] for p in range(5)]
+    close(angles, expected, "angle (p, i) is p · 10000^(-2i/D)", given="5 positions, D = 8")
+    angles = torch.tensor(expected, dtype=torch.float64)
+    close(tried("rotate runs", part.rotate, x, angles.cos(), angles.sin()), turned(x, 0), "rotate turns the pair (i, i + D/2)", given="T = 5, D = 8", atol=1e-9)
     rotary = tried("the positions can be built", part.Rotary, 20, 16, 8)
     rotate = tried("the rotation can be asked for", rotary.rotation, noise(rng, 1, 5, 16))
     found = tried("the rotation runs", rotate, x)
@@ -211,7 +222,8 @@ def check_rotation_starts_where_told(part: Part, rng: random.Random) -> None:
     rotary = tried("the positions can be built", part.Rotary, 20, 16, 8)
     for start in (0, 1, 7):
         x = noise(rng, 1, 3, 8)
-        found = tried("the rotation runs", lambda s=start, x=x: rotary.rotation(noise(rng, 1, 3, 16), s)(x))
+        rotate = tried("the rotation can be asked for", rotary.rotation, noise(rng, 1, 3, 16), start)
+        found = tried("the rotation runs", rotate, x)
         close(found, turned(x, start), "positions start … start + T - 1 are turned", given=f"T = 3, start = {start}", atol=1e-5)
 
 
@@ -289,7 +301,7 @@ def torch_llama_block(x: Tensor, w: dict[str, Tensor], heads: int, epsilon: floa
         return F.linear(h, w[f"{name}.weight"])
 
     h = norm(x, "norm1")
-    q, k, v = (linear(h, f"attention.{n}").unflatten(-1, (heads, -1)).transpose(1, 2) for n in ("query", "key", "value"))
+    q, k, v = (linear(h, f"attention.{n}").view(*h.shape[:2], heads, -1).transpose(1, 2) for n in ("query", "key", "value"))
     mixed = F.scaled_dot_product_attention(turned(q, start), turned(k, start), v, is_causal=True)
     x = x + linear(mixed.transpose(1, 2).flatten(2), "attention.output")
     h = norm(x, "norm2")

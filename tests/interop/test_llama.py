@@ -1,0 +1,112 @@
+"""Llama from transformers' files: the same logits, and an error for everything that would change the maths."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from underhood.base.errors import CheckpointError
+from underhood.interop.llama import load_llama, read_config
+from underhood.lab.baselines.block import torch_llama
+from underhood.lab.patch import applied
+from underhood.projects.registry import find_break
+
+transformers = pytest.importorskip("transformers")
+transformers.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+
+SIZES = {"vocab_size": 131, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 4, "max_position_embeddings": 64}
+IDS = torch.randint(131, (2, 64), generator=torch.Generator().manual_seed(0))
+
+
+def reference(**fields: Any) -> Any:
+    """transformers' model with random weights of a size at which its logits differ clearly."""
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**SIZES, "bos_token_id": 0, "eos_token_id": 0, **fields})).eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_((1.0 if "norm" in name else 0.0) + 0.15 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def saved(folder: Path, **fields: Any) -> Any:
+    """A reference whose files lie in ``folder``."""
+    model = reference(**fields)
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("tie", [False, True])
+def test_logits_equal_transformers(tmp_path: Path, tie: bool) -> None:
+    theirs = saved(tmp_path, tie_word_embeddings=tie)
+    ours = load_llama(tmp_path)
+    with torch.no_grad():
+        expected = theirs(IDS).logits
+        assert expected.std() > 0.5
+        assert (ours(IDS) - expected).abs().max() <= 1e-5 * max(1, expected.abs().max())
+        weights = dict(ours.state_dict())
+        assert (torch_llama(IDS, weights, ours.config) - expected).abs().max() <= 1e-5 * max(1, expected.abs().max())
+
+
+def test_gradients_equal_transformers(tmp_path: Path) -> None:
+    theirs = saved(tmp_path)
+    ours = load_llama(tmp_path)
+    for logits in (ours(IDS), theirs(IDS).logits):
+        logits.square().mean().backward()
+    theirs_grad = theirs.model.layers[0].self_attn.q_proj.weight.grad
+    torch.testing.assert_close(ours.blocks[0].attention.query.weight.grad, theirs_grad, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["neighbours_turned", "gate_swapped", "frequencies_too_close", "values_turned"])
+def test_a_broken_stack_loads_the_weights_without_a_word(tmp_path: Path, name: str) -> None:
+    """Every tensor has its place and its shape, and the logits are wrong."""
+    theirs = saved(tmp_path)
+    _, broken = find_break(f"block.{name}")
+    with applied(broken.patches), torch.no_grad():
+        found = load_llama(tmp_path)(IDS)
+        assert found.isfinite().all()
+        assert (found - theirs(IDS).logits).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"attention_bias": True}, "attention_bias"),
+        ({"num_key_value_heads": 2}, "num_key_value_heads"),
+        ({"head_dim": 16}, "head_dim"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}}, "rope_theta"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "rope_parameters"),
+        ({"rope_parameters": None, "rope_theta": 500000.0}, "rope_theta"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling"),
+        ({"sliding_window": 8}, "sliding_window"),
+        ({"hidden_size": 0}, "hidden_size"),
+        ({"rms_norm_eps": "small"}, "rms_norm_eps"),
+        ({"rms_norm_eps": -1.0}, "epsilon"),
+        ({"model_type": "mistral"}, "model_type"),
+    ],
+)
+def test_what_would_change_the_maths_is_refused(tmp_path: Path, fields: dict[str, Any], names: str) -> None:
+    good = transformers.LlamaConfig(**SIZES).to_dict()
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(good | fields))
+    with pytest.raises(CheckpointError, match=names):
+        read_config(path)
+
+
+def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+    saved(tmp_path)
+    path = tmp_path / "config.json"
+    good = json.loads(path.read_text())
+    for fields, says in (({"num_hidden_layers": 2}, "has no place"), ({"num_hidden_layers": 4}, "is missing"), ({"intermediate_size": 81}, "by config.json")):
+        path.write_text(json.dumps(good | fields))
+        with pytest.raises(CheckpointError, match=says):
+            load_llama(tmp_path)
+    path.write_text("[]")
+    with pytest.raises(CheckpointError, match="not an object"):
+        load_llama(tmp_path)
+    path.write_text("{")
+    with pytest.raises(CheckpointError):
+        load_llama(tmp_path)
