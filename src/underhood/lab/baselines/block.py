@@ -433,7 +433,7 @@ BASELINES = (
         run=train_small,
         config=SmallConfig(
             model=dataclasses.replace(LAYERED, n_layer=6, width=32, hidden=88, block="underhood.nn.block:PostNormBlock"),
-            train=TrainConfig(steps=300, optim=OptimConfig(lr=2e-2), schedule=ScheduleConfig(warmup=100)),  # high enough that the order of norm and sum matters
+            train=TrainConfig(steps=300, optim=OptimConfig(lr=3e-2), schedule=ScheduleConfig(warmup=100)),  # high enough that the order of norm and sum matters
             batch_size=12,
         ),
         metrics=SMALL_METRICS,
