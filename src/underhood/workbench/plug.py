@@ -21,6 +21,7 @@ ARENAS = {
     "attention": "gpt.tales",
     "gpt": "gpt.tales",
     "loop": "loop.tales",
+    "block": "block.small",
 }
 
 
