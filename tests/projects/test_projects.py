@@ -17,11 +17,14 @@ from underhood.lab.kills import KillMatrix, kill_matrix, run_check
 from underhood.lab.patch import Edit, Set, applied, configure, diff, source
 from underhood.lab.sabotage import Crashes, Sabotage
 from underhood.projects.registry import Project, find_break, find_project, syllabus
+from underhood.workbench import chapter as chapters
+from underhood.workbench.checking import check_file
+from underhood.workbench.starter import solution, starter
 
 RECORDS = Path(__file__).parents[2] / "records"
 STAGES = {"layer", "checks", "breaks", "records", "starter", "chapter"}
 MOST_LINES = 150  # of code, a project: more belongs into its extension
-PUBLISHED = ["scalar", "tensor", "bpe", "attention", "gpt", "loop"]
+PUBLISHED = ["preflight", "scalar", "tensor", "bpe", "attention", "gpt", "loop"]
 
 
 def at_stage(stage: str) -> list[Project]:
@@ -39,8 +42,8 @@ def matrix(slug: str) -> KillMatrix:
 
 
 def test_the_projects_are_numbered_in_order_and_know_their_stages() -> None:
-    assert [p.number for p in syllabus()] == list(range(1, len(syllabus()) + 1))
-    assert [p.slug for p in syllabus()][:6] == PUBLISHED
+    assert [p.number for p in syllabus()] == list(range(len(syllabus())))
+    assert [p.slug for p in syllabus()][: len(PUBLISHED)] == PUBLISHED
     for project in syllabus():
         assert set(project.stages) <= STAGES
         assert {"layer", "checks", "breaks", "records"} <= set(project.stages)
@@ -129,6 +132,41 @@ def _passes(check: Check, part: Part) -> bool:
         return run_check(check, part) is None
     except AttributeError:
         return False
+
+
+@pytest.mark.parametrize("project", at_stage("starter"), ids=lambda p: p.slug)
+def test_the_starter_fails_every_check_cleanly(project: Project, tmp_path: Path) -> None:
+    """Each check says that something is not written yet, and nothing of ours is seen to break."""
+    report = check_file(project, _file(tmp_path, starter(project)), everything=True)
+    assert [(o.check.name, o.state) for o in report.outcomes] == [(c.name, "not written") for c in project.checks()]
+    assert (report.held, report.changed, report.matches) == (0, (), ())
+    for outcome in report.outcomes:
+        assert "NotWritten: " in str(outcome.found) or outcome.found is None
+        assert "Traceback" not in outcome.printed
+
+
+@pytest.mark.parametrize("project", at_stage("starter"), ids=lambda p: p.slug)
+def test_the_solution_passes_in_a_process_of_its_own(project: Project, tmp_path: Path) -> None:
+    report = check_file(project, _file(tmp_path, solution(project)))
+    assert report.good, report.next
+    assert report.again is not None
+
+
+def _file(folder: Path, text: str) -> Path:
+    path = folder / "mine.py"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("project", at_stage("chapter"), ids=lambda p: p.slug)
+def test_a_chapter_has_its_form_and_every_name_in_it_resolves(project: Project) -> None:
+    assert chapters.problems(chapters.load_chapter(project.slug)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("project", at_stage("chapter"), ids=lambda p: p.slug)
+def test_the_code_of_a_chapter_runs_and_prints_what_stands_there(project: Project) -> None:
+    assert chapters.run_code(chapters.load_chapter(project.slug).expanded("terminal"), project.slug) > 0
 
 
 def test_no_record_without_its_break() -> None:

@@ -15,6 +15,7 @@ from underhood.workbench.checking import Report, check_file, note
 from underhood.workbench.hollow import name_of_seam
 
 ARENAS = {
+    "preflight": "preflight.clouds",
     "scalar": "scalar.six_points",
     "tensor": "tensor.characters",
     "bpe": "bpe.tales",
