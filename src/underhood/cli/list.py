@@ -52,7 +52,7 @@ def _table(projects: Iterable[Project]) -> str:
 
 def _outline(project: Project) -> dict[str, Any]:
     plain = {name: getattr(project, name) for name in ("number", "slug", "title", "part", "hours", "lines")}
-    return {**plain, **{name: list(getattr(project, name)) for name in ("needs", "stages", "owns")}}
+    return {**plain, **{name: list(getattr(project, name)) for name in ("needs", "stages", "owns", "extension")}}
 
 
 # ── one project ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -83,6 +83,8 @@ def _page(project: Project) -> str:
         "What a learner writes",
         console.columns([(s,) for s in project.owns], indent=console.GAP),
     ]
+    if project.extension:
+        lines += ["", "The extension, for who goes on", console.columns([(s,) for s in project.extension], indent=console.GAP)]
     if about["checks"]:
         lines += ["", "Checks", console.columns([(c["name"], c["step"]) for c in about["checks"]], indent=console.GAP)]
     for title, rows in (("Breaks", about["breaks"]), ("Variants, measured and not breaks", about["variants"])):
@@ -103,7 +105,7 @@ def _declared(project: Project) -> list[str]:
 
 
 def _layer_files(project: Project) -> list[str]:
-    return sorted({_file(seam.partition(":")[0]) for seam in project.owns})
+    return sorted({_file(seam.partition(":")[0]) for seam in project.seams})
 
 
 def _file(module: str) -> str:
