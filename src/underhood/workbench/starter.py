@@ -23,6 +23,7 @@ from underhood.workbench.steps import needed_before, step_titles, steps_of_seams
 
 Definition = ast.FunctionDef | ast.ClassDef
 CONTRACT = "# contract of "
+BLANK = 'raise NotWritten("'
 WIDTH, LINE = 120, 160  # of what is laid out here, and of what comes from the source
 
 
@@ -62,12 +63,15 @@ def home(module: str) -> Home:
 def starter(project: Project, *, from_step: int = 1) -> str:
     """The blank file; what the steps before ``from_step`` need is written in full, of a class the methods.
 
-    Raises ``DataError`` for a step that the project does not have.
+    Raises ``DataError`` for a step that the project does not have, and for one before which everything is needed.
     """
     last = len(step_titles(project))
     if not 1 <= from_step <= last:
         raise DataError(f"step {from_step}", where=project.slug, expected=f"1 to {last}")
-    return _file(project, needed_before(project, from_step) if from_step > 1 else set())
+    text = _file(project, needed_before(project, from_step) if from_step > 1 else set())
+    if BLANK not in text:
+        raise DataError(f"step {from_step} leaves nothing to write", where=project.slug, expected="an earlier step: those before it use every part")
+    return text
 
 
 def solution(project: Project) -> str:
@@ -91,7 +95,7 @@ def _file(project: Project, written: set[str]) -> str:
         helpers += [(module, helper) for item in _written(node, written) for helper in _private(where, item, {n for _, n in seams})]
     full = [home(m).segment(home(m).defined()[h]) for m, h in dict.fromkeys(helpers)]
     code = "\n\n\n".join([*full, *parts])
-    blank = "raise NotWritten(" in code
+    blank = BLANK in code
     imports = _imports(project, seams, list(dict.fromkeys(helpers)), blank=blank)
     return f"{_header(project, blank=blank)}\n{imports}\n\n\n{code}\n"
 
