@@ -175,21 +175,18 @@ def symptom_index() -> str:
 def _entries(entries: list[tuple[Project, Sabotage]]) -> str:
     rows = []
     for project, sabotage in entries:
-        link = f"[{project.slug}.<wbr>{_breakable(sabotage.name)}](records/{project.slug}.md#{sabotage.name})"
+        link = f"[{project.slug}.{sabotage.name}](records/{project.slug}.md#{sabotage.name})"
         chapter = f" · [chapter](course/{project.slug}.md#break-it)" if (project_folder(project.slug) / "chapter.md").is_file() else ""
-        rows.append(f"| {sabotage.look} | {link}{chapter} | {_tells(project, sabotage)} |")
-    return "\n".join(["| One sees | Break | What tells |", "|---|---|---|", *rows])
-
-
-def _breakable(name: str) -> str:
-    return name.replace("_", "_<wbr>")
+        rows.append(f'- {sabotage.look}\n  <span class="facts" markdown="1">{link}{chapter} · {_tells(project, sabotage)}</span>')
+    return "\n".join(rows)
 
 
 def _tells(project: Project, sabotage: Sabotage) -> str:
     if sabotage.probe is not None:
-        return f"{_breakable(sabotage.probe.metric)} {type(sabotage.probe).__name__.lower()} {sabotage.probe.threshold:g}"
-    killers = matrix_of(project.slug).kills.get(sabotage.name, {})
-    return "the check *" + next(iter(killers)).replace("_", " ") + "*" if killers else ""
+        return f"{sabotage.probe.metric} {type(sabotage.probe).__name__.lower()} {sabotage.probe.threshold:g}"
+    kills = matrix_of(project.slug).kills
+    killers = sorted(kills[sabotage.name], key=lambda check: sum(check in row for row in kills.values()))
+    return f"check: *{killers[0].replace('_', ' ')}*" if killers else "no check"
 
 
 __all__ = ["SYMPTOMS", "kill_page", "records_page", "records_table", "symptom_index", "symptoms_of"]

@@ -124,7 +124,7 @@ def prose(docstring: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    kept = re.split(r"(``.*?``|`[^`]*`)", text, flags=re.DOTALL)
+    kept = re.split(r"(``.*?``|`[^`]*`|(?<![\w*])\*\w[^*\n]*\*(?![\w*]))", text, flags=re.DOTALL)
     return "".join(part if i % 2 else re.sub(r"<(?=[\w/!])", "&lt;", part).replace("*", r"\*").replace("[", r"\[") for i, part in enumerate(kept))
 
 
