@@ -23,6 +23,7 @@ ARENAS = {
     "gpt": "gpt.tales",
     "loop": "loop.tales",
     "block": "block.small",
+    "flash": "flash.tales",
 }
 
 
