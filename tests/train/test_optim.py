@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -66,15 +67,20 @@ def test_listwise_is_plain(name: str) -> None:
     assert distance(weights_after(getattr(optim_fast, name), sequence), weights_after(getattr(optim, name), sequence)) < 1e-12
 
 
-def test_listwise_muon_is_plain() -> None:
+@pytest.mark.parametrize("name", ["Muon", "MuonMinimax"])
+def test_listwise_muon_is_plain(name: str) -> None:
     sequence = gradients(MATRICES, 20, torch.float64)
-    assert distance(weights_after(optim_fast.Muon, sequence, dtype=torch.float64), weights_after(optim.Muon, sequence, dtype=torch.float64)) < 1e-12
+    ours, plain = (weights_after(getattr(module, name), sequence, dtype=torch.float64) for module in (optim_fast, optim))
+    assert distance(ours, plain) < 1e-11
+    other = weights_after(getattr(optim, {"Muon": "MuonMinimax", "MuonMinimax": "Muon"}[name]), sequence, dtype=torch.float64)
+    assert distance(plain, other) > 1e-3, "the two kinds differ"
 
 
-def test_listwise_muon_is_plain_in_float32() -> None:
-    """Five rounds on a Gram matrix round off differently than five on the matrix itself: 20 steps of size 0.02 stay within 1e-5."""
+@pytest.mark.parametrize("name", ["Muon", "MuonMinimax"])
+def test_listwise_muon_is_plain_in_float32(name: str) -> None:
+    """Rounds on a Gram matrix round off differently than rounds on the matrix itself: 20 steps of size 0.02 stay within 1e-5."""
     sequence = gradients([(48, 16), (16, 16), (16, 64)], 20, torch.float32)
-    ours, plain = (weights_after(module.Muon, sequence, lr=0.02, dtype=torch.float32) for module in (optim_fast, optim))
+    ours, plain = (weights_after(getattr(module, name), sequence, lr=0.02, dtype=torch.float32) for module in (optim_fast, optim))
     assert distance(ours, plain) < 1e-5
 
 
@@ -82,9 +88,19 @@ def test_listwise_muon_is_plain_in_float32() -> None:
 def test_inverse_root_times_the_matrix_is_orthogonalize(shape: tuple[int, int]) -> None:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     for matrix in (x, 1e-3 * x, torch.zeros_like(x)):
-        (root,) = optim_fast.inverse_roots([matrix])
-        turned = matrix @ root if shape[0] > shape[1] else root @ matrix
-        assert (turned - optim.orthogonalize(matrix, torch.float64)).abs().max() < 1e-12
+        for quintics in (optim.NEWTON_SCHULZ, optim.MINIMAX):
+            (root,) = optim_fast.inverse_roots([matrix], quintics=quintics)
+            turned = matrix @ root if shape[0] > shape[1] else root @ matrix
+            assert (turned - optim.orthogonalize(matrix, torch.float64, quintics)).abs().max() < 1e-11
+
+
+def test_inverse_root_of_a_matrix_without_full_rank() -> None:
+    """Its Gram matrix has eigenvalues that are zero but for rounding, of either sign; in float32 the rounds must not blow those up."""
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(64, 2, generator=generator) @ torch.randn(2, 96, generator=generator)
+    for quintics in (optim.NEWTON_SCHULZ, optim.MINIMAX):
+        (root,) = optim_fast.inverse_roots([x], quintics=quintics)
+        assert (root @ x - optim.orthogonalize(x.double(), torch.float64, quintics)).abs().max() < 1e-2
 
 
 def test_large_tensors_are_worked_on_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,6 +138,52 @@ def test_orthogonalize_brings_singular_values_near_one() -> None:
     assert (turned - turned.diagonal().diag()).abs().max() < 1e-6, "the directions are kept: it is diagonal in g's own basis"
 
 
+def minimax_quintic(low: float, high: float) -> tuple[list[float], float]:
+    """The odd quintic p whose largest |1 − p| on [low, high] is smallest, and that distance, by Remez's algorithm.
+
+    Its error takes that size four times with alternating sign: at both ends and at the two places in between where p' is zero.
+    """
+    inner = np.array([0.7 * low + 0.3 * high, 0.3 * low + 0.7 * high])
+    for _ in range(100):
+        x = np.array([low, *inner, high])
+        a, b, c, error = np.linalg.solve(np.stack([x, x**3, x**5, [1, -1, 1, -1]], axis=1), np.ones(4))
+        inner = np.sqrt(np.sort(np.roots([5 * c, 3 * b, a])))
+    return [a, b, c], error
+
+
+def test_minimax_table_is_the_best_of_each_round() -> None:
+    low, high = 1e-3, 1.0
+    for found in optim.MINIMAX:
+        best, error = minimax_quintic(low, 1.01 * high)
+        assert found == pytest.approx(best, abs=1e-6)
+        low, high = 1 - error, 1 + error
+
+
+SPECTRA = {"flat": torch.ones(16), "steep": torch.logspace(0, -2.8, 16), "one large": torch.tensor([1.0] + [1.01e-3] * 15)}  # condition 1, 631 and 990
+
+
+@pytest.mark.parametrize(("rounds", "bound"), [(3, 0.864), (4, 0.559)])
+@pytest.mark.parametrize("spectrum", SPECTRA)
+@pytest.mark.parametrize("shape", [(16, 40), (40, 16)], ids=["wide", "tall"])
+def test_minimax_singular_values_lie_within_the_bound(shape: tuple[int, int], spectrum: str, rounds: int, bound: float) -> None:
+    drawn = torch.randn(shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    u, _, vh = torch.linalg.svd(drawn, full_matrices=False)
+    g = 7 * u @ SPECTRA[spectrum].double().diag() @ vh
+    found = optim.orthogonalize(g, torch.float64, optim.MINIMAX[:rounds])
+    assert (torch.linalg.svdvals(found) - 1).abs().max() < bound
+    u, _, vh = torch.linalg.svd(g, full_matrices=False)
+    assert torch.linalg.matrix_norm(found - u @ vh, ord=2) < bound
+
+
+@pytest.mark.parametrize("rank", [1, 2, 16])
+def test_minimax_holds_in_bfloat16(rank: int) -> None:
+    """A matrix of rank one has its singular value at the very end of the interval, where rounding up must not make it grow from round to round."""
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        g = torch.randn(16, rank, generator=generator) @ torch.randn(rank, 40, generator=generator)
+        assert torch.linalg.svdvals(optim.orthogonalize(g, torch.bfloat16, optim.MINIMAX).float()).max() < 1.7
+
+
 def test_muon_refuses_vectors() -> None:
     with pytest.raises(ShapeError, match="'gain' has shape"):
         optim.Muon([Group(parameters={"gain": torch.ones(3)}, lr=0.1)])
@@ -145,7 +207,7 @@ def test_scale_is_a_share_of_the_rate() -> None:
     assert p.item() == pytest.approx(0.9)
 
 
-@pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW", "Lion", "Muon"])
+@pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW", "Lion", "Muon", "MuonMinimax"])
 def test_state_survives_a_round_trip(kind: str) -> None:
     sequence = gradients([(4, 6), (6, 4)], 6, torch.float32)
 
@@ -186,10 +248,13 @@ def test_state_of_another_model_is_refused() -> None:
         adamw("w", 4).load_state_dict(state)
 
 
-def test_muon_leaves_the_rest_to_adamw() -> None:
+@pytest.mark.parametrize("module", [optim, optim_fast], ids=["plain", "fast"])
+@pytest.mark.parametrize("name", ["Muon", "MuonMinimax"])
+def test_muon_leaves_the_rest_to_adamw(module, name: str) -> None:
     names = {"tokens.weight": (8, 4), "blocks.0.up.weight": (4, 4), "blocks.0.norm.weight": (4,)}
     parameters = {name: torch.ones(shape) for name, shape in names.items()}
-    built = build_optimizer(parameters, OptimConfig(kind="Muon", lr=0.02, other_lr=0.005, weight_decay=0.3))
+    built = build_optimizer(parameters, OptimConfig(kind=f"{module.__name__}:{name}", lr=0.02, other_lr=0.005, weight_decay=0.3))
+    assert [type(part) for part in built.parts] == [getattr(module, name), module.AdamW]
     found = {name: (group.lr, group.weight_decay) for group in built.groups for name in group.parameters}
     assert found == {"tokens.weight": (0.005, 0.3), "blocks.0.up.weight": (0.02, 0.3), "blocks.0.norm.weight": (0.005, 0.0)}
     built.scale = 0.5

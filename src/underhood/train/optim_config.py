@@ -39,7 +39,7 @@ class OptimConfig:
 def build_optimizer(parameters: Mapping[str, Tensor], config: OptimConfig) -> Optimizer | Together:
     """The optimizer that ``config`` names, over matrices with decay and vectors without. Muon takes the blocks' matrices and leaves the rest to AdamW."""
     kind = get_part(config, "kind")
-    if kind.__name__ != "Muon":
+    if not kind.matrices_only:
         return _build(kind, decay_groups(parameters, lr=config.lr, weight_decay=config.weight_decay), config)
     inner = {name: p for name, p in parameters.items() if p.ndim == 2 and "blocks." in name}
     rest = {name: p for name, p in parameters.items() if name not in inner}

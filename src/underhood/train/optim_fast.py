@@ -127,17 +127,16 @@ class Lion(_Listwise):
 
 
 class Muon(optim.Optimizer):
-    """``optim.Muon`` with the matrices orthogonalized side by side, as batches of products. ``dtype`` None: bfloat16 on a GPU, float32 on a CPU.
-
-    A CPU without matrix units (AMX) multiplies bfloat16 no faster than float32, often slower.
-    """
+    """``optim.Muon`` with the matrices orthogonalized side by side, as batches of products; ``dtype`` as in ``inverse_roots``."""
 
     slots = ("momentum",)
+    matrices_only = True
+    plain = optim.Muon
 
     def __init__(self, groups: Sequence[Group], *, momentum: float = 0.95, nesterov: bool = True, dtype: torch.dtype | None = None) -> None:
         super().__init__(groups)
         self.momentum, self.nesterov, self.dtype = momentum, nesterov, dtype
-        self._plain = optim.Muon(groups, momentum=momentum, nesterov=nesterov)  # refuses what is not a matrix
+        self._plain = self.plain(groups, momentum=momentum, nesterov=nesterov)  # refuses what is not a matrix
 
     def update(self, p: Tensor, g: Tensor, state: Slots, *, t: int, lr: float, weight_decay: float) -> None:
         """One tensor, as the plain version."""
@@ -155,17 +154,26 @@ class Muon(optim.Optimizer):
             lr = group.lr * self.scale
             if group.weight_decay:
                 torch._foreach_mul_(weights, 1 - lr * group.weight_decay)
-            for p, x, root in zip(weights, steps, inverse_roots(steps, self.dtype), strict=True):
+            for p, x, root in zip(weights, steps, inverse_roots(steps, self.dtype, self.plain.quintics), strict=True):
                 tall = x.shape[0] > x.shape[1]
                 rate = lr * math.sqrt(max(1, x.shape[0] / x.shape[1]))
                 p.addmm_(*((x, root) if tall else (root, x)), alpha=-rate)
 
 
-def inverse_roots(matrices: Sequence[Tensor], dtype: torch.dtype | None = None, rounds: int = 5) -> list[Tensor]:
+class MuonMinimax(Muon):
+    """``optim.MuonMinimax``, side by side as well."""
+
+    plain = optim.MuonMinimax
+
+
+def inverse_roots(matrices: Sequence[Tensor], dtype: torch.dtype | None = None, quintics: optim.Quintics = optim.NEWTON_SCHULZ) -> list[Tensor]:
     """About (x xᵀ)^(-1/2) of each matrix x, or (xᵀ x)^(-1/2) of a tall one, so that its product with x is ``optim.orthogonalize`` of x.
 
     Every round of Newton–Schulz multiplies x by a polynomial of its Gram matrix, and all of these commute. So the rounds are run on the Gram matrix
     alone, which is square and as small as the shorter side, for all matrices of that side at once; the long side enters in the first product and the last.
+
+    ``dtype`` None: float32, or float64 where that is given. Not bfloat16: its rounding makes the smallest eigenvalues of a Gram matrix negative, and the
+    rounds blow those up.
     """
     result = list(matrices)
     by_side: dict[int, list[int]] = {}
@@ -173,24 +181,23 @@ def inverse_roots(matrices: Sequence[Tensor], dtype: torch.dtype | None = None, 
         by_side.setdefault(min(matrix.shape), []).append(i)
     for chosen in by_side.values():
         given = matrices[chosen[0]]
-        work = dtype or (torch.bfloat16 if given.is_cuda else torch.promote_types(given.dtype, torch.float32))
+        work = dtype or torch.promote_types(given.dtype, torch.float32)
         grams = torch.stack([_gram(matrices[i].to(work)) for i in chosen])
         squares = grams.diagonal(dim1=1, dim2=2).sum(1)[:, None, None].clamp_(min=1e-14)  # of the norms: the traces
-        roots = newton_schulz_factor(grams.div_(squares), rounds).mul_(squares.rsqrt_()).to(given.dtype)
+        roots = newton_schulz_factor(grams.div_(squares), quintics).mul_(squares.rsqrt_()).to(given.dtype)
         for i, root in zip(chosen, roots, strict=True):
             result[i] = root
     return result
 
 
-def newton_schulz_factor(gram: Float[Tensor, "N R R"], rounds: int = 5) -> Float[Tensor, "N R R"]:
-    """What ``rounds`` rounds multiply x by, given G = x xᵀ: each round's factor is A = aI + bG + cG², and the next round's G is A G A."""
-    a, b, c = optim.NEWTON_SCHULZ
+def newton_schulz_factor(gram: Float[Tensor, "N R R"], quintics: optim.Quintics = optim.NEWTON_SCHULZ) -> Float[Tensor, "N R R"]:
+    """What the rounds multiply x by, given G = x xᵀ: each round's factor is A = aI + bG + cG², and the next round's G is A G A."""
     total = torch.empty(0)
-    for i in range(rounds):
+    for i, (a, b, c) in enumerate(quintics):
         factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         factor.diagonal(dim1=1, dim2=2).add_(a)
         total = factor if i == 0 else factor @ total
-        if i < rounds - 1:
+        if i < len(quintics) - 1:
             gram = factor @ gram @ factor
     return total
 
