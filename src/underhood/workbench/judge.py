@@ -23,13 +23,15 @@ from underhood.base.rng import stream_seed
 from underhood.lab.check import Check, CheckFailed
 from underhood.projects.registry import Project
 from underhood.workbench.hollow import hidden_files, hollow_modules, name_of_seam
-from underhood.workbench.peer import Peer
+from underhood.workbench.peer import Peer, Remote
 from underhood.workbench.wire import Lost, Pipe
 
 State = Literal["holds", "wrong", "not written", "borrowed", "stopped"]
 START_SECONDS = 60.0  # importing torch on a busy machine
 CHECK_SECONDS = 30.0
 PRINTED = 4000  # characters of the learner's own output that are kept
+SHOWN = 400  # characters of an object of the learner's
+COMMAND = "from underhood.workbench.player import main; main({read}, {write})"
 FLOOD = 8 * 2**20  # bytes of output after which the player is stopped
 LARGEST_FILE = 2**20
 
@@ -73,7 +75,7 @@ class Player:
         """Start the process and load the file. Raises ``Unusable`` when the file cannot be run, ``Lost`` when the process does not come up."""
         self.folder = tempfile.TemporaryDirectory(prefix="underhood-")
         theirs, ours = os.pipe(), os.pipe()
-        code = f"from underhood.workbench.player import main; main({theirs[0]}, {ours[1]})"
+        code = COMMAND.format(read=theirs[0], write=ours[1])
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-c", code],
             stdin=subprocess.DEVNULL,
@@ -199,7 +201,7 @@ def run_one(player: Player, check: Check, *, seed: int = 0) -> Outcome:
         check.run(player.part(), random.Random(stream_seed(seed, f"check/{check.name}")))
         outcome = Outcome(check=check, state="holds")
     except CheckFailed as failure:
-        outcome = _failed(check, failure)
+        outcome = _plainly(player, _failed(check, failure))
     except Lost as lost:
         outcome = Outcome(check=check, state="stopped", says=_why(player, lost))
         player.stop()
@@ -212,6 +214,28 @@ def run_one(player: Player, check: Check, *, seed: int = 0) -> Outcome:
     if player.output.flooded and outcome.state == "holds":
         outcome = Outcome(check=check, state="stopped", says=f"it printed more than {FLOOD // 2**20} MiB")
     return dataclasses.replace(outcome, printed=player.output.text())
+
+
+def _plainly(player: Player, outcome: Outcome) -> Outcome:
+    """The outcome without objects of the player's, which are gone when it ends: their text stands for them."""
+    try:
+        return dataclasses.replace(outcome, **{name: _text_of_remotes(getattr(outcome, name)) for name in ("given", "expected", "found")})
+    except Lost as lost:
+        says = _why(player, lost)
+        player.stop()
+        return dataclasses.replace(outcome, given=None, expected=None, found=f"an object that cannot be shown: {says}")
+
+
+def _text_of_remotes(value: Any, depth: int = 4) -> Any:
+    if isinstance(value, Remote):
+        try:
+            return f"{type(value).__name__}: {str(value)[:SHOWN]}"
+        except Exception as error:
+            return f"{type(value).__name__}, which cannot be shown ({type(error).__name__})"
+    if isinstance(value, (list, tuple)) and depth:
+        shown = [_text_of_remotes(v, depth - 1) for v in value]
+        return tuple(shown) if isinstance(value, tuple) else shown
+    return {k: _text_of_remotes(v, depth - 1) for k, v in value.items()} if isinstance(value, dict) and depth else value
 
 
 def _failed(check: Check, failure: CheckFailed) -> Outcome:

@@ -30,9 +30,8 @@ EXACT = 2**53
 OPERATORS = (
     *["add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor"],
     *["radd", "rsub", "rmul", "rtruediv", "rfloordiv", "rmod", "rpow", "rmatmul"],
-    *["neg", "pos", "abs", "invert", "eq", "ne", "lt", "le", "gt", "ge"],
-    *["getitem", "setitem", "len", "contains", "iter", "next", "call", "float", "int", "bool", "index", "repr", "str", "enter", "exit"],
-)
+    *["neg", "pos", "abs", "invert", "getitem", "setitem", "len", "iter", "next", "call", "float", "int", "index", "repr", "str", "enter", "exit"],
+)  # no comparison and no truth value: what an object of the player's says of itself is no evidence
 DUNDERS = tuple(f"__{name}__" for name in OPERATORS)
 
 
@@ -77,6 +76,8 @@ class Peer:
                 raise Lost(f"the process wrote something that is no message ({type(nonsense).__name__}: {nonsense})") from nonsense
             if "verb" in header:
                 self._serve(header, blobs)
+            elif isinstance(error, StopIteration) and fields.get("name") != "__next__":
+                raise RuntimeError(f"StopIteration: {error}")  # or it would end a loop of the judge's
             elif error is not None:
                 raise error
             else:
@@ -100,6 +101,8 @@ class Peer:
         except Lost:
             raise
         except BaseException as error:
+            if not (self.trusting or isinstance(error, Exception)):
+                raise  # Ctrl-C, in the judge
             out = []
             answer = {"error": _plain_error(error)}
         finally:
@@ -153,7 +156,7 @@ class Peer:
         if isinstance(value, float):
             plain = float.__float__(value)  # of a subclass too, whatever it claims about itself
             return plain if math.isfinite(plain) else {"float": repr(plain)}
-        if type(value) is list:
+        if type(value) is list or (isinstance(value, list) and type(value).__module__ != "underhood_mine"):
             return [self.encode(v, blobs) for v in _bounded(value)]
         if isinstance(value, tuple):
             return {"tuple": [self.encode(v, blobs) for v in _bounded(value)]}
@@ -242,7 +245,7 @@ class Peer:
         if kind in ("dtype", "device"):
             import torch
 
-            return getattr(torch, held) if kind == "dtype" else torch.device(held)
+            return torch.device(held) if kind == "device" else _dtype(held)
         if kind == "tensor":
             return self._decode_tensor(held, rest, blobs)
         if kind == "generator":
@@ -622,13 +625,19 @@ def bytes_tensor(state: dict[str, Any], blobs: Blobs) -> Any:
     """The tensor that ``tensor_bytes`` wrote."""
     import torch
 
-    dtype = getattr(torch, state["dtype"])
-    if not isinstance(dtype, torch.dtype):
-        raise Lost("the process wrote a tensor of no known type")
-    raw = blobs[state["blob"]]
-    if not raw:
+    dtype, raw = _dtype(state["dtype"]), blobs[state["blob"]]
+    if not raw and 0 in state["shape"]:
         return torch.empty(state["shape"], dtype=dtype)
     return torch.frombuffer(bytearray(raw), dtype=torch.uint8).view(dtype).reshape(state["shape"])
+
+
+def _dtype(name: Any) -> Any:
+    import torch
+
+    dtype = getattr(torch, str(name), None)
+    if not isinstance(dtype, torch.dtype):
+        raise Lost("the process wrote a tensor of no known type")
+    return dtype
 
 
 def _leaves(value: Any) -> list[Any]:

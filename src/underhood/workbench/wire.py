@@ -12,6 +12,7 @@ from typing import Any
 from underhood.base.errors import UnderhoodError
 
 LARGEST = 256 * 2**20  # bytes of one frame
+LARGEST_HEADER = 32 * 2**20  # bytes of its JSON, which takes many times that as objects
 Blobs = list[bytes]
 
 
@@ -32,7 +33,7 @@ class Pipe:
         """Write one frame. Raises ``Lost``."""
         head = json.dumps({**header, "sizes": [len(b) for b in blobs]}).encode()
         body = b"".join([len(head).to_bytes(4, "big"), head, *blobs])
-        if len(body) > LARGEST:
+        if len(body) > LARGEST or len(head) > LARGEST_HEADER:
             raise Lost(f"a message of {len(body):,} bytes; at most {LARGEST:,} are carried")
         view = memoryview(len(body).to_bytes(8, "big") + body)
         while view:
@@ -50,15 +51,19 @@ class Pipe:
         body = self._exactly(size)
         split = 4 + int.from_bytes(body[:4], "big")
         try:
+            if split > min(size, LARGEST_HEADER):
+                raise ValueError("header")
             header = json.loads(body[4:split])
             sizes = header.pop("sizes")
             blobs, at = [], split
-            for n in sizes:
+            for n in map(int, sizes):
+                if n < 0:
+                    raise ValueError("sizes")
                 blobs.append(body[at : at + n])
                 at += n
             if at != size:
                 raise ValueError("sizes")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError) as error:
             raise Lost("the process wrote something that is no message") from error
         return header, blobs
 
@@ -78,7 +83,7 @@ class Pipe:
 
     def _wait(self, *, write: bool = False) -> None:
         left = None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
-        if not any(select.select([] if write else [self.read], [self.write] if write else [], [], left)):
+        if left == 0.0 or not any(select.select([] if write else [self.read], [self.write] if write else [], [], left)):
             raise Lost("no answer in time")
 
 
