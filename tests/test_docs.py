@@ -106,7 +106,7 @@ def test_every_make_target_says_what_it_is_for() -> None:
 
 def test_constraints_pin_everything_that_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    declared = [*project["dependencies"], *(line for extra in ("dev", "hf", "fast", "docs") for line in project["optional-dependencies"][extra])]
+    declared = [*project["dependencies"], *(line for extra in ("dev", "hf", "fast", "docs", "notebook") for line in project["optional-dependencies"][extra])]
     pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if "==" in line and not line.startswith("#"))
     names = {name.lower().replace("_", "-") for name in pinned}
     assert {re.split(r"[^\w-]", line)[0].lower() for line in declared} <= names

@@ -36,6 +36,7 @@ SECTIONS = (
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```\s*$", re.MULTILINE | re.DOTALL)
 MACRO_NAME = re.compile(r"\{\{ *(\w+)")
 WORDS = (4000, 7000)
+FEW_WORDS = (1200, 2500)  # for a project of less than an hour
 FIGURES = 3
 
 
@@ -73,6 +74,11 @@ def load_chapter(slug: str) -> Chapter:
     """The chapter of a project. Raises ``ChapterError`` when it is not written."""
     project = find_project(slug)
     return Chapter(project, _read(project.slug, "chapter.md"), _read(project.slug, "answers.md"))
+
+
+def has_chapter(slug: str) -> bool:
+    """Whether a project's chapter is written, with its answers."""
+    return all((project_folder(slug) / name).is_file() for name in ("chapter.md", "answers.md"))
 
 
 def _read(slug: str, name: str) -> str:
@@ -129,8 +135,9 @@ def words(text: str) -> int:
 
 def _counts(chapter: Chapter) -> list[str]:
     text, found = chapter.text, []
-    if not WORDS[0] <= words(text) <= WORDS[1]:
-        found.append(f"{words(text)} words; expected {WORDS[0]} to {WORDS[1]}")
+    least, most = WORDS if chapter.project.hours >= 1 else FEW_WORDS
+    if not least <= words(text) <= most:
+        found.append(f"{words(text)} words; expected {least} to {most}")
     figures = [m for m in MACRO_NAME.findall(text) if m == "figure"]
     if len(figures) < FIGURES:
         found.append(f"{len(figures)} figures; expected at least {FIGURES}")

@@ -92,7 +92,7 @@ def split_steps(project: Project, text: str) -> tuple[str, list[tuple[str, str]]
     """What stands before the first step, and each step's title with its code."""
     found = list(BANNER.finditer(text))
     expected = [f"{m[1]} · {m[2]}" for m in BANNER.finditer(starter(project))]
-    ends = [*(m.start() for m in found[1:]), len(text)]
+    ends = [*(m.start() for m in found[1:]), len(text)] if found else []
     steps = {f"{m[1]} · {m[2]}": text[m.start() : end].rstrip() for m, end in zip(found, ends, strict=True)}  # of a step written twice the last counts
     if list(steps) != expected:
         problem = f"the headings of its steps are {list(steps) or 'gone'}"
@@ -106,7 +106,7 @@ def notebook(cells: list[tuple[str, str]]) -> "NotebookNode":
 
     made = [_cell(number, kind, text) for number, (kind, text) in enumerate(cells)]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    book: NotebookNode = from_dict({"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": kernel}, "cells": made})
+    book: NotebookNode = from_dict({"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": kernel}, "cells": made})  # type: ignore[no-untyped-call]
     return book
 
 

@@ -22,8 +22,8 @@ from underhood.base.config import from_plain
 from underhood.base.files import write_atomic
 from underhood.projects.registry import Project, find_project, syllabus
 from underhood.workbench import maths
-from underhood.workbench.chapter import FENCE, Chapter, load_chapter
-from underhood.workbench.macros import ChapterError, project_folder
+from underhood.workbench.chapter import FENCE, Chapter, has_chapter, load_chapter
+from underhood.workbench.macros import ChapterError
 from underhood.workbench.site_records import records_page, records_table, symptom_index
 from underhood.workbench.site_reference import floor_page, floor_table, modules
 from underhood.workbench.site_tools import manual
@@ -55,7 +55,7 @@ def tracks() -> tuple[Track, ...]:
 
 def written() -> list[Project]:
     """The projects whose chapter exists."""
-    return [p for p in syllabus() if (project_folder(p.slug) / "chapter.md").is_file() and (project_folder(p.slug) / "answers.md").is_file()]
+    return [p for p in syllabus() if has_chapter(p.slug)]
 
 
 def build(out: Path, *, source: Path = ROOT / "docs") -> list[Path]:

@@ -9,7 +9,8 @@ from underhood.lab import record, wording
 from underhood.lab.report_plots import curves_plot, differences_plot
 from underhood.lab.sabotage import Crashes, Falls, Keeps, Rises, Sabotage, Stays, Violates
 from underhood.projects.registry import Project, syllabus
-from underhood.workbench.macros import judged_table, matrix_of, project_folder, records_folder, said
+from underhood.workbench.chapter import has_chapter
+from underhood.workbench.macros import judged_table, matrix_of, records_folder, said
 
 MAX_PLOTS = 2
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
@@ -45,7 +46,7 @@ def records_table() -> str:
 
 def records_page(project: Project) -> str:
     """Every break and variant of a project with its measurement, then the kill matrix."""
-    chapter = f" The chapter: [{project.title}](../course/{project.slug}.md)." if (project_folder(project.slug) / "chapter.md").is_file() else ""
+    chapter = f" The chapter: [{project.title}](../course/{project.slug}.md)." if has_chapter(project.slug) else ""
     parts = [
         f"# Records: {project.title}\n",
         f"Each is a change of one place, measured beside the healthy code with the same seeds ([how](../lab.md)).{chapter}\n",
@@ -176,7 +177,7 @@ def _entries(entries: list[tuple[Project, Sabotage]]) -> str:
     rows = []
     for project, sabotage in entries:
         link = f"[{project.slug}.{sabotage.name}](records/{project.slug}.md#{sabotage.name})"
-        chapter = f" · [chapter](course/{project.slug}.md#break-it)" if (project_folder(project.slug) / "chapter.md").is_file() else ""
+        chapter = f" · [chapter](course/{project.slug}.md#break-it)" if has_chapter(project.slug) else ""
         rows.append(f'- {sabotage.look}\n  <span class="facts" markdown="1">{link}{chapter} · {_tells(project, sabotage)}</span>')
     return "\n".join(rows)
 

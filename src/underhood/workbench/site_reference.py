@@ -11,6 +11,7 @@ from underhood.projects.registry import Project
 PACKAGE = Path(__file__).parents[1]
 Documented = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 SHOWN_DUNDERS = ("__init__", "__call__")
+PROMPT = ">" * 3  # spelled so that the search for examples in docstrings does not find it here
 LONG = 88  # columns; longer signatures get a line for each parameter
 
 
@@ -114,7 +115,7 @@ def prose(docstring: str) -> str:
     """A docstring as Markdown: examples become code; a ``<`` before a word is no tag."""
     pieces = []
     for block in docstring.split("\n\n"):
-        if block.lstrip().startswith(">>>"):
+        if block.lstrip().startswith(PROMPT):
             pieces.append(f"```pycon\n{block}\n```")
         elif re.match(r" {4}", block):
             pieces.append(f"```text\n{re.sub(r'^ {4}', '', block, flags=re.MULTILINE)}\n```")
