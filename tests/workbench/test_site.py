@@ -14,7 +14,7 @@ from underhood.lab.sabotage import Sabotage
 from underhood.projects.registry import find_break, find_project, syllabus
 from underhood.workbench import site, site_reference, site_tools
 from underhood.workbench.chapter import Chapter
-from underhood.workbench.macros import ChapterError
+from underhood.workbench.macros import FIGURE_STYLE, ChapterError
 from underhood.workbench.site_records import SYMPTOMS, symptoms_of
 
 ROOT = Path(__file__).parents[2]
@@ -175,3 +175,10 @@ def test_the_whole_site_is_built_and_asks_nothing_of_another_host(tmp_path: Path
         missing = {a for a in re.findall(r'href="#([^"]+)"', text) if unescape(a) not in anchors}
         assert missing <= {"__skip"}, path.name
     assert not re.search(r"@import|url\(\s*['\"]?https?:", (tmp_path / "site/style/extra.css").read_text(encoding="utf-8"))
+
+
+def test_the_site_draws_figures_as_the_notebook_does() -> None:
+    def rules(css: str) -> dict[str, str]:
+        return {name: re.sub(r"\s", "", body).rstrip(";") for name, body in re.findall(r"(?m)(?:^|\s)(\.fig-\w+)\s*\{([^}]*)\}", css)}
+
+    assert rules(FIGURE_STYLE) == rules((ROOT / "docs/style/extra.css").read_text(encoding="utf-8"))
