@@ -112,7 +112,10 @@ BREAKS: tuple[Sabotage, ...] = (
         expect=(Violates("continues"), Keeps("causal"), Keeps("short_texts"), Stays("error", within=ROUNDING), Stays("gradient_error", within=ROUNDING)),
         look="Training is exact, for there are as many keys as queries. With a cache a new token sees the first key alone.",
         silent=True,
-        cites=("FlashAttention 2.1 changed its causal mask from the upper left to the lower right corner (change log in its README)",),
+        cites=(
+            "FlashAttention 2.1 moved its causal diagonal from the upper left to the lower right corner (change log in its README)",
+            "torch pull request 111007",
+        ),
     ),
     Sabotage(
         name="tile_ignored",
