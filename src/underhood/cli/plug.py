@@ -32,7 +32,7 @@ def command(
     found = find_project(project)
     path = (file or course.need_mine(found.slug)).resolve()
     baseline = plugging.arena(found)
-    note(f"{baseline.says} Twice, after the checks: about {duration(2 * baseline.seconds + 5)}.")
+    note(f"{baseline.says.rstrip('.')}. Twice, after the checks: about {duration(2 * baseline.seconds + 5)}.")
     result = plugging.plug(found, path, Path("runs") / f"plug-{found.slug}", seed=seed)
     rows = plugging.figures(result)
     before = _history(found, result)

@@ -14,7 +14,7 @@ def command(
     from underhood.base.files import write_atomic
     from underhood.cli.console import columns, paragraph
     from underhood.projects.registry import find_project
-    from underhood.workbench import course, starter
+    from underhood.workbench import course, starter, steps
 
     found = find_project(project)
     path = course.mine(course.need_course(), found.slug)
@@ -24,7 +24,7 @@ def command(
         )
     write_atomic(path, starter.starter(found, from_step=from_step))
     print(paragraph(f"{path}: {len(found.owns)} parts to write, about {found.lines} lines, {found.hours:g} hours."))
-    steps = starter.steps_of_seams(found)
-    rows = [(title, ", ".join(n for n, s in steps.items() if s == i)) for i, title in enumerate(starter.step_titles(found), 1)]
+    seams = steps.steps_of_seams(found)
+    rows = [(title, ", ".join(n for n, s in seams.items() if s == i)) for i, title in enumerate(steps.step_titles(found), 1)]
     print(columns(rows, indent="  "))
     print(paragraph(f"Read: underhood read {found.slug}. Write, then: underhood check {found.slug}"))
