@@ -17,10 +17,10 @@ PROJECTS = [p for p in syllabus() if "records" in p.stages]
 
 
 def paths(figures: dict[str, Any]) -> list[str]:
-    """The names of all figures, those of groups with a dot. Deeper nesting is an error."""
+    """The names of all figures, those of groups with a dot. A figure is a number, or a word such as a version. Deeper nesting is an error."""
     groups = {name: value if isinstance(value, dict) else {"": value} for name, value in figures.items()}
     for group in groups.values():
-        assert all(value is None or (isinstance(value, (int, float)) and math.isfinite(value)) for value in group.values())
+        assert all(value is None or isinstance(value, str) or (isinstance(value, (int, float)) and math.isfinite(value)) for value in group.values())
     return [f"{name}.{key}".rstrip(".") for name, group in groups.items() for key in group]
 
 
