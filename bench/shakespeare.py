@@ -54,6 +54,7 @@ def plain_recipe() -> RunConfig:
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     "Muon (AdamW at its own best rate)": {"train.optim.kind": ADAMW, "train.optim.lr": 6e-3},
+    "four minimax rounds in Muon (Jordan's five)": {"train.optim.kind": "underhood.train.optim_fast:Muon"},
     "rotary positions (learned)": {"model.positions": "Learned"},
     "QK norm": {"model.qk_norm": False},
     "squared ReLU (GELU)": {"model.activation": "underhood.nn.fast:gelu_tanh"},
