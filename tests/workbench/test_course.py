@@ -93,12 +93,12 @@ def test_the_bare_command_knows_where_it_is(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path / "course" / "my")
     first, second = (p.slug for p in syllabus()[:2])
     capsys.readouterr()
-    assert says().endswith(f"underhood run {first}")
+    assert says().endswith(f"underhood start {first}")
     course.mark_done(tmp_path / "course", first, DAY)
-    assert says().endswith(f"underhood run {second}")
+    assert says().endswith(f"underhood start {second}")
     for project in syllabus():
         course.mark_done(tmp_path / "course", project.slug, DAY)
-    assert says().endswith("underhood list")
+    assert says().endswith("underhood progress")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows does not let a folder go that is in use")

@@ -5,6 +5,7 @@
 
 import datetime
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,13 @@ def read_state(course: Path) -> State:
 
 
 def write_state(course: Path, state: State) -> None:
-    """Write ``progress.toml``."""
-    write_atomic(course / PROGRESS, HEADER + "".join(_table(name, values) for name, values in state.items() if values or name == "projects"))
+    """Write ``progress.toml``; lines of comment that its owner wrote move to the top."""
+    path = course / PROGRESS
+    before = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    notes = "".join(f"{line}\n" for line in before if line.startswith("#") and line not in HEADER.splitlines())
+    tables = {name: values for name, values in state.items() if isinstance(values, dict) and (values or name == "projects")}
+    single = "".join(f"{_key(k)} = {_value(v)}\n" for k, v in state.items() if not isinstance(v, dict))
+    write_atomic(path, HEADER + notes + single + "".join(_table(_key(name), values) for name, values in tables.items()))
 
 
 def _table(name: str, values: State) -> str:
@@ -85,7 +91,7 @@ def _table(name: str, values: State) -> str:
 
 
 def _key(name: str) -> str:
-    return name if name.replace("-", "_").isidentifier() else json.dumps(name)
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name)
 
 
 def _value(value: Any) -> str:

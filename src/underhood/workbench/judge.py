@@ -243,9 +243,17 @@ def _failed(check: Check, failure: CheckFailed) -> Outcome:
     elif getattr(cause, "found_as", "") == "Borrowed":
         state = "borrowed"
     says = str(cause.args[0]) if state == "borrowed" and cause is not None else failure.says
-    return Outcome(
-        check=check, state=state, says=says, given=failure.given, expected=failure.expected, found=failure.found, place=str(getattr(cause, "trace", ""))
-    )
+    place = str(getattr(cause, "trace", ""))
+    found = failure.found if place or cause is None else _returned(failure.found)
+    return Outcome(check=check, state=state, says=says, given=failure.given, expected=failure.expected, found=found, place=place)
+
+
+def _returned(found: Any) -> Any:
+    """In words: the error did not arise in the learner's file, but when the check used what came from there."""
+    text = str(found)
+    if not text.startswith(("AttributeError: ", "TypeError: ")):
+        return found
+    return f"{text} (in what your part returned{'; is a return missing?' if 'NoneType' in text else ''})"
 
 
 def _unexpected(check: Check, error: Exception) -> Outcome:
@@ -257,7 +265,7 @@ def _unexpected(check: Check, error: Exception) -> Outcome:
     here = traceback.extract_tb(error.__traceback__)
     line = next((f.line for f in reversed(here) if f.name.startswith("check_")), "")
     says = f"the check could not go on at «{line}»"
-    return Outcome(check=check, state="wrong", says=says, found=f"{type(error).__name__}: {error}", place=str(getattr(error, "trace", "")))
+    return Outcome(check=check, state="wrong", says=says, found=_returned(f"{type(error).__name__}: {error}"), place=str(getattr(error, "trace", "")))
 
 
 def _why(player: Player, lost: Lost) -> str:

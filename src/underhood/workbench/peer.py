@@ -13,6 +13,7 @@ import builtins
 import dataclasses
 import enum
 import math
+import os
 import random
 import sys
 import traceback
@@ -383,7 +384,7 @@ class Peer:
         """The nearest exception that both ends know: a built-in one or one of ours, with the message."""
         for name in plain["kinds"]:
             found = getattr(errors, name, None) or getattr(builtins, name, None)
-            if isinstance(found, type) and issubclass(found, Exception):
+            if isinstance(found, type) and issubclass(found, Exception) and not (issubclass(found, UnicodeError) and found is not UnicodeError):
                 error = found.__new__(found)
                 error.args = (str(plain["says"]),)
                 error.__dict__.update(problem=str(plain["says"]), found_as=str(plain["kinds"][0]), trace=str(plain.get("trace", "")))
@@ -411,7 +412,9 @@ def _torch() -> Any:
 def _plain_error(error: BaseException) -> dict[str, Any]:
     kinds = [c.__name__ for c in type(error).__mro__ if c not in (object, BaseException)]
     rows = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.endswith(".py") and "underhood/workbench" not in f.filename.replace("\\", "/")]
-    place = f"{rows[-1].filename}:{rows[-1].lineno}: {rows[-1].line}" if rows else ""
+    mine = getattr(sys.modules.get("underhood_mine"), "__file__", "")
+    row = next((f for f in reversed(rows) if f.filename == mine), rows[-1] if rows else None)  # where it left the learner's file, if it went on into ours
+    place = f"{os.path.basename(row.filename)}, line {row.lineno}: {row.line}" if row else ""
     return {"kinds": kinds, "says": str(error)[:4000], "trace": place}
 
 

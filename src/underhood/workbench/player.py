@@ -3,6 +3,7 @@
 Started by ``judge.Player`` as ``python -I -c …``; the first message says which file, which modules are hollow and what is refused.
 """
 
+import linecache
 import os
 import sys
 import traceback
@@ -82,6 +83,7 @@ def _load(header: dict[str, Any]) -> dict[str, Any]:
     module = types.ModuleType(hollow.MINE)
     module.__file__ = header["file"]
     sys.modules[hollow.MINE] = module
+    linecache.cache[header["file"]] = (len(header["text"]), None, header["text"].splitlines(keepends=True), header["file"])  # the file itself may be hidden
     try:
         exec(compile(header["text"], header["file"], "exec"), module.__dict__)
     except BaseException as error:
