@@ -20,7 +20,7 @@ from underhood.base.errors import ConfigError, ShapeError
 from underhood.nn.attention import causal_mask
 from underhood.nn.dropout import Dropout
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed: pip install 'underhood-llm[gpu]'")
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed: pip install -e '.[gpu]'")
 SCRIPT = Path(__file__).parent / "interpreted.py"
 OUTPUT = {"float32": 5e-6, "bfloat16": 2**-7, "float16": 2**-11}  # computed wide, rounded once; to bfloat16 the interpreter rounds towards zero
 GRADIENT = {"float32": 5e-6, "bfloat16": 2**-6, "float16": 2**-9}  # these also start from an output that was rounded
