@@ -26,6 +26,7 @@ CHECKS = {"scalar": 2, "bpe": 1, "attention": 2}  # are enough to see whether a 
 MUL = 'def __mul__(self, other: "Value | float") -> "Value":'
 PRODUCT = '(other.data, self.data), "×"'
 UNLOCKED = "import underhood.workbench.sandbox as s; s._landlock = s._seccomp = lambda *a: False; " + judge.COMMAND
+ANSWER = "would be the answer"
 LOCKED = sys.platform == "linux"
 
 SCALAR = solution(find_project("scalar"))
@@ -85,7 +86,8 @@ FILES = {
     "thread": Hostile(WRONG + "\nimport threading, time\nthreading.Thread(target=lambda: time.sleep(1000)).start()\n"),
     # the pipe
     "garbage": Hostile(SCALAR + '\nimport os\nfor fd in range(3, 64):\n    try: os.write(fd, b"garbage" * 10)\n    except OSError: pass\n'),
-    "garbage_in_call": Hostile(in_mul('import os\n        for fd in range(3, 64):\n            try: os.write(fd, b"\\0" * 12 + b"{}")\n            except OSError: pass')),
+    "garbage_in_call": Hostile(
+        in_mul('import os\n        for fd in range(3, 64):\n            try: os.write(fd, b"\\0" * 12 + b"{}")\n            except OSError: pass')),
     "closed": Hostile(in_mul("import os; os.closerange(3, 64)")),
     "endless_requests": Hostile(
         in_mul(
@@ -138,11 +140,12 @@ FILES = {
         ATTENTION + "\n\nclass P:\n    def __reduce__(s): return print, ('unpickled',)\ndef average_past(x): return P()\n", "attention"
     ),
     # the answer from elsewhere
-    "imports_the_reference": Hostile("from underhood.scalar.value import Value\nfrom underhood.scalar.mlp import Neuron, Layer, MLP, train_step\n", says="ours"),
+    "imports_the_reference": Hostile("from underhood.scalar.value import Value\nfrom underhood.scalar.mlp import *\n", says="ours"),
     "subclasses_the_reference": Hostile("import underhood.scalar.value as v\nclass Value(v.Value): pass\n", says="ours"),
     "fast_twin": Hostile("from underhood.scalar.fast import *\n"),
     "reads_the_source": Hostile(
-        "from pathlib import Path\nimport underhood.base.errors as e\nexec((Path(e.__file__).parents[1] / 'scalar' / 'value.py').read_text())\n", says="Permission"
+        "from pathlib import Path\nimport underhood.base.errors as e\nexec((Path(e.__file__).parents[1] / 'scalar' / 'value.py').read_text())\n",
+        says="Permission",
     ),
     "reads_what_was_compiled": Hostile(
         "import glob, marshal, underhood.base.errors as e\nfrom pathlib import Path\n"
@@ -155,18 +158,23 @@ FILES = {
         kernel=True,
     ),
     "searches_memory": Hostile(
-        "import gc, sys, types\nfound = [f for f in gc.get_objects() if isinstance(f, types.FunctionType) and f.__qualname__ in ('Value.backward', 'MLP.__call__')]\n"
-        "frame = sys._getframe()\nwhile frame:\n    found += [v for v in frame.f_locals.values() if isinstance(v, type) and v.__name__ == 'Value']\n    frame = frame.f_back\n"
+        "import gc, sys, types\nfound = [f for f in gc.get_objects() if isinstance(f, types.FunctionType)]\n"
+        "found = [f for f in found if f.__qualname__ in ('Value.backward', 'MLP.__call__')]\n"
+        "frame = sys._getframe()\nwhile frame:\n"
+        "    found += [v for v in frame.f_locals.values() if isinstance(v, type) and v.__name__ == 'Value']\n    frame = frame.f_back\n"
         "for m in list(sys.modules.values()):\n    v = getattr(m, 'Value', None)\n    if isinstance(v, type) and hasattr(v, 'backward'): found.append(v)\n"
         "Value = found[0].__globals__['Value']\n"
     ),
     "use_torch": Hostile("import torch\n" + SCALAR, says="torch would be the answer"),
-    "sdpa": Hostile(attend("import torch.nn.functional as F; out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask); return out, out"), "attention", says="would be the answer"),
-    "sdpa_aten": Hostile(attend("out = torch.ops.aten.scaled_dot_product_attention(q, k, v, attn_mask=mask); return out, out"), "attention", says="would be the answer"),
-    "sdpa_c": Hostile(attend("out = torch._C._nn.scaled_dot_product_attention(q, k, v, attn_mask=mask); return out, out"), "attention", says="would be the answer"),
+    "sdpa": Hostile(attend("out = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask); return out, out"), "attention", says=ANSWER),
+    "sdpa_aten": Hostile(attend("out = torch.ops.aten.scaled_dot_product_attention(q, k, v, attn_mask=mask); return out, out"), "attention", says=ANSWER),
+    "sdpa_c": Hostile(attend("out = torch._C._nn.scaled_dot_product_attention(q, k, v, attn_mask=mask); return out, out"), "attention", says=ANSWER),
     "mha": Hostile(ATTENTION + "\nM = nn.MultiheadAttention(12, 3)\n", "attention", says="would be the answer"),
     "our_kernel": Hostile(
-        attend("from underhood.nn.attention import sdpa; from underhood.nn.dropout import Dropout\n    return sdpa(q, k, v, causal=False, mask=mask, dropout=Dropout(0.0).eval()), None"),
+        attend(
+            "from underhood.nn.attention import sdpa; from underhood.nn.dropout import Dropout\n"
+            "    return sdpa(q, k, v, causal=False, mask=mask, dropout=Dropout(0.0).eval()), None"
+        ),
         "attention",
     ),
     "syntax": Hostile("def f(:\n", says="SyntaxError"),
@@ -223,11 +231,12 @@ def test_it_neither_passes_nor_harms(name: str, held_by: str, tmp_path: Path, po
     file.write_text(hostile.text.replace("{folder}", str(tmp_path)).replace("{port}", str(port)), encoding="utf-8")
     begin = time.monotonic()
     project = find_project(hostile.project)
+    states: set[str]
     try:
         found = outcomes(project, file)
         said, states = " ".join(f"{o.says} {o.found} {o.printed}" for o in found), {o.state for o in found}
     except Unusable as error:
-        said, states = str(error), {"unusable"}
+        said, states = str(error), set()
     assert states != {"holds"} or hostile.harmless
     assert hostile.says in said
     assert time.monotonic() - begin < 60

@@ -22,10 +22,11 @@ def bodies(text: str) -> dict[str, list[ast.stmt]]:
     """Function, or ``"Class.method"`` → its statements without the docstring."""
     found = {}
     for node in ast.parse(text).body:
-        for item in [node, *(node.body if isinstance(node, ast.ClassDef) else [])]:
-            if isinstance(item, ast.FunctionDef):
-                name = item.name if item is node else f"{node.name}.{item.name}"  # type: ignore[union-attr]
-                found[name] = item.body[1:] if ast.get_docstring(item) is not None else item.body
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            for item in [node] if isinstance(node, ast.FunctionDef) else node.body:
+                if isinstance(item, ast.FunctionDef):
+                    name = item.name if item is node else f"{node.name}.{item.name}"
+                    found[name] = item.body[1:] if ast.get_docstring(item) is not None else item.body
     return found
 
 
