@@ -226,6 +226,8 @@ def test_it_neither_passes_nor_harms(name: str, held_by: str, tmp_path: Path, po
         if hostile.kernel:
             pytest.skip("the guard is none against machine code: SECURITY.md says so")
         monkeypatch.setattr(judge, "COMMAND", UNLOCKED)
+    if hostile.project != "scalar":
+        monkeypatch.setattr(judge, "CHECK_SECONDS", 10.0)  # torch on a busy machine
     victim(tmp_path).write_text("alive")
     file = tmp_path / "mine.py"
     file.write_text(hostile.text.replace("{folder}", str(tmp_path)).replace("{port}", str(port)), encoding="utf-8")
@@ -293,7 +295,7 @@ def test_what_is_shown_does_not_need_the_player_any_more(tmp_path: Path) -> None
     """An object of the learner's is shown by its own words; one that will not be shown, by its name."""
     shown = "class Odd:\n    def __repr__(self): return 'odd one'\n"
     hidden = "class Odd:\n    def __repr__(self): raise ValueError\n"
-    for text, said in ((shown, "Odd: odd one"), (hidden, "Odd, which cannot be shown (ValueError)")):
+    for text, said in ((shown, "odd one"), (hidden, "Odd, which cannot be shown (ValueError)")):
         file = tmp_path / "mine.py"
         file.write_text(f"{BPE}\n\n{text}\ndef split(t, p='gpt2'): return Odd()\n", encoding="utf-8")
         outcome = outcomes(find_project("bpe"), file, 1)[0]

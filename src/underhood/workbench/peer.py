@@ -461,7 +461,7 @@ def _operator(name: str) -> Callable[..., Any]:
 
     def text(self: Remote) -> str:
         try:
-            return f"{type(self).__name__}: {operate(self)}"
+            return str(operate(self))
         except Exception as error:
             return f"{type(self).__name__}, which cannot be shown ({type(error).__name__})"
 
