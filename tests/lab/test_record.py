@@ -130,6 +130,16 @@ def test_a_refresh_whose_figures_differ_is_stale_and_changes_nothing(records: Pa
     assert path.read_bytes() == before
 
 
+def test_each_record_is_refreshed_with_its_own_first_seed(records: Path, tmp_path: Path) -> None:
+    """One whose seeds were extended begins elsewhere than its neighbours on the same baseline."""
+    other = dataclasses.replace(PLAIN, name="lifted_later")
+    late = experiment([("p.lifted_later", other)], range(5, 10), tmp_path / "late", workers=2)[0]
+    record.register([(NAME, PLAIN), ("p.lifted_later", other)], records)
+    record.write_record(late, records)
+    change_context(records)
+    assert [s.state for s in record.refresh([NAME, "p.lifted_later"], records, note=lambda text: None)] == ["fresh", "fresh"]
+
+
 # ── the prediction came first ─────────────────────────────────────────────────────────────────────────────────────────
 
 

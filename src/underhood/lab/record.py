@@ -190,13 +190,12 @@ def refresh(names: Sequence[str], records: Path, *, note: Callable[[str], None])
     """Re-run the first seed's healthy arm of every baseline behind ``names`` (moved records) and keep those whose figures agree within tolerance."""
     held = {name: read_json(path_of(records, name)) for name in names}
     found: list[Standing] = []
-    for baseline_name in sorted({r["baseline"] for r in held.values()}):
+    for baseline_name, seed in sorted({(r["baseline"], r["seeds"][0]) for r in held.values()}):
         baseline = baselines.get(baseline_name)
-        seed = next(r["seeds"][0] for r in held.values() if r["baseline"] == baseline_name)
-        note(f"{baseline_name}: one healthy run, about {baseline.seconds:.0f} s")
+        note(f"{baseline_name}, seed {seed}: one healthy run, about {baseline.seconds:.0f} s")
         arm = rerun(baseline, seed)
         for name, record in held.items():
-            if record["baseline"] == baseline_name:
+            if (record["baseline"], record["seeds"][0]) == (baseline_name, seed):
                 found.append(_renew(name, record, arm, baseline, records))
     return found
 
