@@ -311,3 +311,12 @@ def test_a_file_that_is_no_text_is_named(content: bytes, says: str, tmp_path: Pa
         Player(find_project("scalar"), file)
     with pytest.raises(DataError, match="no such file"):
         Player(find_project("scalar"), tmp_path / "none.py")
+
+
+@pytest.mark.parametrize("module", ["underhood.text.bpe_fast", "underhood.text.fast_python", "underhood.text.tokenizer"])
+def test_our_own_fast_twin_is_the_answer_too(module: str, tmp_path: Path) -> None:
+    project, file = find_project("bpe"), tmp_path / "bpe.py"
+    file.write_text(f"import {module}\n" + BPE)
+    with Player(project, file) as player, pytest.raises(Unusable, match=ANSWER) as found:
+        run_one(player, project.checks()[0])
+    assert found.value.borrowed

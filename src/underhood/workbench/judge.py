@@ -105,13 +105,14 @@ class Player:
 
     def _setup(self) -> dict[str, Any]:
         project = self.project
-        modules = {b for b in project.borrowed if "." not in b or b in ("torch.optim", "torch.utils.data")}
+        twins = [b for b in project.borrowed if b.startswith("underhood.")]
+        modules = {b for b in project.borrowed if "." not in b or b in ("torch.optim", "torch.utils.data")} | set(twins)
         return {
             "file": str(self.file),
             "text": self.text,
             "seams": [name_of_seam(seam) for seam in project.seams],
             "hollow": hollow_modules(project.seams),
-            "hidden": hidden_files(project.seams),
+            "hidden": hidden_files([*project.seams, *twins]),
             "refused": sorted(modules),
             "borrowed": [b for b in project.borrowed if b not in modules],
             "folder": self.folder.name,
