@@ -66,7 +66,7 @@ class _Guard:
     """The audit hook."""
 
     def __init__(self, folder: Path, hidden: Sequence[str]) -> None:
-        self.folder, self.hidden = os.path.realpath(folder), {os.path.realpath(h) for h in hidden}
+        self.folder, self.hidden = os.path.realpath(folder), list(hidden)
 
     def __call__(self, event: str, args: tuple[Any, ...]) -> None:
         if event == "open":
@@ -79,7 +79,7 @@ class _Guard:
     def _open(self, path: Any, mode: Any, flags: Any) -> None:
         if not isinstance(path, (str, bytes, os.PathLike)):
             return
-        if os.path.realpath(os.fsdecode(path)) in self.hidden:
+        if _answers(Path(os.path.realpath(os.fsdecode(path))), self.hidden):
             raise PermissionError("this file would be the answer")
         writing = isinstance(mode, str) and any(c in mode for c in "wax+")
         if writing or (isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC)):
