@@ -163,7 +163,6 @@ def test_a_chapter_has_its_form_and_every_name_in_it_resolves(project: Project) 
     assert chapters.problems(chapters.load_chapter(project.slug)) == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("project", at_stage("chapter"), ids=lambda p: p.slug)
 def test_the_code_of_a_chapter_runs_and_prints_what_stands_there(project: Project) -> None:
     assert chapters.run_code(chapters.load_chapter(project.slug).expanded("terminal"), project.slug) > 0

@@ -59,7 +59,6 @@ def start_again(folder: Path) -> subprocess.Popen[str]:
     return start(folder, "save_without_end")
 
 
-@pytest.mark.slow
 def test_killed_10_times_while_saving(tmp_path: Path) -> None:
     kill_while_saving(tmp_path, 10, seed=0)
     files.clean_stale(tmp_path)
