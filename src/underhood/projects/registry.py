@@ -31,7 +31,8 @@ class Project:
     extension: tuple[str, ...] = ()  # further seams, for those who go on: built on `owns`, checked after them
     borrowed: tuple[str, ...] = ()  # calls that would be the answer
     model: str = ""  # the named trained model that it needs
-    plug: str = ""  # what `plug` drives
+    plug: str = ""  # what `plug` drives, in words
+    arena: str = ""  # the baseline that it runs, with the learner's part and without
 
     @property
     def seams(self) -> tuple[str, ...]:

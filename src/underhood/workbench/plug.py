@@ -1,5 +1,6 @@
 """A learner's part in the real stack: bound behind its checks, run beside the reference with the same seed."""
 
+import ast
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,18 +15,6 @@ from underhood.workbench import course
 from underhood.workbench.checking import Report, check_file, note
 from underhood.workbench.hollow import name_of_seam
 
-ARENAS = {
-    "preflight": "preflight.clouds",
-    "scalar": "scalar.six_points",
-    "tensor": "tensor.characters",
-    "bpe": "bpe.tales",
-    "attention": "gpt.tales",
-    "gpt": "gpt.tales",
-    "loop": "loop.tales",
-    "block": "block.small",
-    "flash": "flash.tales",
-}
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plugged:
@@ -39,9 +28,9 @@ class Plugged:
 
 def arena(project: Project) -> baselines.Baseline:
     """The healthy run that a project's part is plugged into. Raises ``UserError`` when it has none yet."""
-    if project.slug not in ARENAS:
+    if not project.arena:
         raise UserError("this project has no run to plug into yet", where=project.slug)
-    return baselines.get(ARENAS[project.slug])
+    return baselines.get(project.arena)
 
 
 def binds(project: Project, file: Path, names: Sequence[str] | None = None) -> tuple[Bind, ...]:
@@ -52,8 +41,6 @@ def binds(project: Project, file: Path, names: Sequence[str] | None = None) -> t
 
 
 def _defines(text: str, name: str) -> bool:
-    import ast
-
     return any(isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == name for node in ast.parse(text).body)
 
 
