@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from underhood.workbench import wire
-from underhood.workbench.peer import DUNDERS, Peer, Remote
+from underhood.workbench.peer import Peer
+from underhood.workbench.remote import DUNDERS, Remote
 from underhood.workbench.wire import Lost, Pipe
 
 plain = st.recursive(

@@ -5,6 +5,7 @@ What a check gets as ``part`` is the learner's seams seen from here (``peer.Remo
 
 import contextlib
 import dataclasses
+import importlib.util
 import os
 import random
 import subprocess
@@ -23,7 +24,8 @@ from underhood.base.rng import stream_seed
 from underhood.lab.check import Check, CheckFailed
 from underhood.projects.registry import Project
 from underhood.workbench.hollow import hidden_files, hollow_modules, name_of_seam
-from underhood.workbench.peer import Peer, Remote
+from underhood.workbench.peer import Peer
+from underhood.workbench.remote import Remote
 from underhood.workbench.wire import Lost, Pipe
 
 State = Literal["holds", "wrong", "not written", "borrowed", "stopped"]
@@ -106,7 +108,7 @@ class Player:
     def _setup(self) -> dict[str, Any]:
         project = self.project
         twins = [b for b in project.borrowed if b.startswith("underhood.")]
-        modules = {b for b in project.borrowed if "." not in b or b in ("torch.optim", "torch.utils.data")} | set(twins)
+        modules = {b for b in project.borrowed if "." not in b or _is_module(b)}
         return {
             "file": str(self.file),
             "text": self.text,
@@ -284,6 +286,14 @@ def _why(player: Player, lost: Lost) -> str:
             code, f"the process ended by signal {-code}"
         )
     return f"the process ended by itself (exit code {code}) before it answered"
+
+
+def _is_module(name: str) -> bool:
+    """Whether a dotted name is a module's, not that of something in one."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def _read(file: Path) -> str:

@@ -14,7 +14,6 @@ import dataclasses
 import enum
 import math
 import os
-import random
 import sys
 import traceback
 import types
@@ -24,16 +23,24 @@ from typing import Any
 
 from underhood.base import errors
 from underhood.base.names import load, name_of
+from underhood.workbench.cells import (
+    Cell,
+    GeneratorCell,
+    GlobalTorch,
+    ModuleCell,
+    TensorCell,
+    bytes_tensor,
+    dtype_named,
+    generator_kind,
+    loaded_torch,
+    new_generator,
+    tensor_bytes,
+)
+from underhood.workbench.remote import DUNDERS, Remote, RemoteMethods, operator
 from underhood.workbench.wire import Blobs, Lost, NoPlainForm, Pipe
 
 MOST_ITEMS = 1_000_000  # of one container, and of one iterator that is read out
 EXACT = 2**53
-OPERATORS = (
-    *["add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor"],
-    *["radd", "rsub", "rmul", "rtruediv", "rfloordiv", "rmod", "rpow", "rmatmul"],
-    *["neg", "pos", "abs", "invert", "getitem", "setitem", "len", "iter", "next", "call", "float", "int", "index", "repr", "str", "enter", "exit"],
-)  # no comparison and no truth value: what an object of the player's says of itself is no evidence
-DUNDERS = tuple(f"__{name}__" for name in OPERATORS)
 
 
 class Peer:
@@ -55,7 +62,7 @@ class Peer:
         self.cell_keys: dict[int, str] = {}
         self.graphs: dict[str, Any] = {}
         self.answering = self.trusting
-        if _torch():
+        if loaded_torch():
             self._share("torch", GeneratorCell(GlobalTorch()))
 
     # ── messages ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -63,7 +70,7 @@ class Peer:
     def request(self, verb: str, **fields: Any) -> Any:
         """Ask the other end and return its answer; requests of its own are served meanwhile. Raises what it raised."""
         blobs: Blobs = []
-        torch = _torch()
+        torch = loaded_torch()
         header = {"verb": verb, "fields": self.encode(fields, blobs), "grad": torch.is_grad_enabled() if torch else True}
         self.pipe.send({**header, "sync": self._changes(blobs)}, blobs)
         while True:
@@ -117,7 +124,7 @@ class Peer:
             return self._callback(**fields)
         if not self.trusting:
             raise PermissionError(f"{verb} is not for you")
-        torch = _torch()
+        torch = loaded_torch()
         if torch is None:
             return self._obey(verb, **fields)
         with torch.set_grad_enabled(grad):
@@ -178,7 +185,7 @@ class Peer:
         return self._encode_object(value, blobs)
 
     def _encode_object(self, value: Any, blobs: Blobs) -> Any:
-        numpy, torch = sys.modules.get("numpy"), _torch()
+        numpy, torch = sys.modules.get("numpy"), loaded_torch()
         if numpy is not None and isinstance(value, numpy.generic):
             return self.encode(value.item(), blobs)
         if numpy is not None and isinstance(value, numpy.ndarray) and value.dtype.kind in "biufc":
@@ -190,7 +197,7 @@ class Peer:
             return self._encode_tensor(value, blobs)
         if torch is not None and isinstance(value, (torch.dtype, torch.device)):
             return {type(value).__name__: str(value).removeprefix("torch.")}
-        if (kind := _generator_kind(value)) is not None:
+        if (kind := generator_kind(value)) is not None:
             return {"generator": [kind, self._cell(value, GeneratorCell)]} | self._first(value, blobs)
         if self.trusting:
             if isinstance(value, (Iterator, map, filter)) or (hasattr(value, "__next__") and hasattr(value, "__iter__")):
@@ -200,7 +207,7 @@ class Peer:
 
     def _hand_over(self, value: Any, blobs: Blobs) -> Any:
         """How an object of the judge's reaches the player: a class or function by name, a config by its fields, a module as a twin, else a handle."""
-        torch = _torch()
+        torch = loaded_torch()
         if isinstance(value, (type, *_FUNCTIONS)) and getattr(sys.modules.get(value.__module__), value.__qualname__, None) is value:
             return {"named": name_of(value)}
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -246,7 +253,7 @@ class Peer:
         if kind in ("dtype", "device"):
             import torch
 
-            return torch.device(held) if kind == "device" else _dtype(held)
+            return torch.device(held) if kind == "device" else dtype_named(held)
         if kind == "tensor":
             return self._decode_tensor(held, rest, blobs)
         if kind == "generator":
@@ -273,7 +280,7 @@ class Peer:
         if key not in self.remotes:
             signature = f"{kind} {names}"
             if signature not in self.kinds:
-                made = {d: _operator(d) for d in names if d in DUNDERS}
+                made = {d: operator(d) for d in names if d in DUNDERS}
                 base = RemoteMethods if self.trusting else Remote
                 self.kinds[signature] = type(str(kind), (base,), {**made, "__hash__": object.__hash__})
             self.remotes[key] = self.kinds[signature](self, key)
@@ -344,7 +351,7 @@ class Peer:
 
     def _decode_generator(self, kind: str, key: str, first: Any, blobs: Blobs) -> Any:
         if key not in self.cells:
-            self._share(key, GeneratorCell(_new_generator(kind)))
+            self._share(key, GeneratorCell(new_generator(kind)))
         if first is not None:
             self.cells[key].read(self, first, blobs)
         return self.cells[key].value
@@ -405,10 +412,6 @@ def _bounded(items: Any) -> Iterator[Any]:
         yield item
 
 
-def _torch() -> Any:
-    return sys.modules.get("torch") if hasattr(sys.modules.get("torch"), "Tensor") else None
-
-
 def _plain_error(error: BaseException) -> dict[str, Any]:
     kinds = [c.__name__ for c in type(error).__mro__ if c not in (object, BaseException)]
     rows = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.endswith(".py") and "underhood/workbench" not in f.filename.replace("\\", "/")]
@@ -416,237 +419,6 @@ def _plain_error(error: BaseException) -> dict[str, Any]:
     row = next((f for f in reversed(rows) if f.filename == mine), rows[-1] if rows else None)  # where it left the learner's file, if it went on into ours
     place = f"{os.path.basename(row.filename)}, line {row.lineno}: {row.line}" if row else ""
     return {"kinds": kinds, "says": str(error)[:4000], "trace": place}
-
-
-# ── what is seen of an object at the other end ────────────────────────────────────────────────────────────────────────
-
-
-class Remote:
-    """An object of the other process's: attributes, calls and operators go there."""
-
-    __array_ufunc__ = None  # so that numpy leaves operators with arrays on the left to us
-    __slots__ = ("__weakref__", "_key", "_peer")
-
-    def __init__(self, peer: Peer, key: str) -> None:
-        object.__setattr__(self, "_peer", peer)
-        object.__setattr__(self, "_key", key)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name.endswith("__"):
-            raise AttributeError(name)
-        return self._peer.request("get", thing=self, name=name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        self._peer.request("set", thing=self, name=name, value=value)
-
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        return self._peer.request("call", thing=self, name="", args=list(args), options=options)
-
-
-class RemoteMethods(Remote):
-    """For the player: an object of the judge's, whose methods can be called and nothing else."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return lambda *args, **options: self._peer.request("call", thing=self, name=name, args=list(args), options=options)
-
-
-def _operator(name: str) -> Callable[..., Any]:
-    def operate(self: Remote, *args: Any) -> Any:
-        return self._peer.request("operate", thing=self, name=name, args=list(args))
-
-    def call(self: Remote, *args: Any, **options: Any) -> Any:
-        return self._peer.request("call", thing=self, name="", args=list(args), options=options)
-
-    def text(self: Remote) -> str:
-        try:
-            return str(operate(self))
-        except Exception as error:
-            return f"{type(self).__name__}, which cannot be shown ({type(error).__name__})"
-
-    return call if name == "__call__" else text if name in ("__repr__", "__str__") else operate
-
-
-# ── what both ends have ───────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Cell:
-    """A value that both ends have, and what of it the other end knows."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-        self.keep()
-
-    def state(self) -> Any:
-        """What is compared."""
-        raise NotImplementedError
-
-    def keep(self) -> None:
-        """Note that the other end knows the value as it is."""
-        self.known = self.state()
-
-    def changed(self) -> bool:
-        """Whether the other end must be told."""
-        return bool(self.state() != self.known)
-
-    def write(self, peer: Peer, blobs: Blobs) -> Any:
-        """The value's state as JSON."""
-        self.keep()
-        return peer.encode(self.known, blobs)
-
-    def read(self, peer: Peer, state: Any, blobs: Blobs) -> None:
-        """Take the state that the other end wrote."""
-        raise NotImplementedError
-
-
-class TensorCell(Cell):
-    """A tensor and its ``grad``."""
-
-    def state(self) -> Any:
-        value = self.value
-        return (value._version, None) if not _learns(value) else (value.detach().clone(), None if value.grad is None else value.grad.detach().clone())
-
-    def changed(self) -> bool:
-        data, grad = self.known
-        if not _learns(self.value) or isinstance(data, int):
-            return not isinstance(data, int) or bool(self.value._version != data)
-        now = self.value.grad
-        return not _alike(self.value.detach(), data) or (now is None) != (grad is None) or (now is not None and not _alike(now, grad))
-
-    def write(self, peer: Peer, blobs: Blobs) -> Any:
-        self.keep()
-        state = tensor_bytes(self.value, blobs)
-        if _learns(self.value) and self.value.grad is not None:
-            state["grad"] = tensor_bytes(self.value.grad, blobs)
-        return state
-
-    def read(self, peer: Peer, state: Any, blobs: Blobs) -> None:
-        import torch
-
-        data = bytes_tensor(state, blobs)
-        with torch.no_grad():
-            if data.shape == self.value.shape and data.dtype == self.value.dtype:
-                if not _alike(self.value.detach(), data):
-                    self.value.copy_(data)
-            else:
-                self.value.data = data
-        if _learns(self.value):
-            self.value.grad = bytes_tensor(state["grad"], blobs) if "grad" in state else None
-        self.keep()
-
-
-class GeneratorCell(Cell):
-    """A generator of random numbers: Python's, numpy's or torch's."""
-
-    def state(self) -> Any:
-        kind = _generator_kind(self.value)
-        if kind == "python":
-            return self.value.getstate()
-        return repr(self.value.bit_generator.state) if kind == "numpy" else tensor_raw(self.value.get_state())
-
-    def write(self, peer: Peer, blobs: Blobs) -> Any:
-        self.keep()
-        kind = _generator_kind(self.value)
-        return peer.encode(self.value.bit_generator.state if kind == "numpy" else self.known, blobs)
-
-    def read(self, peer: Peer, state: Any, blobs: Blobs) -> None:
-        found, kind = peer.decode(state, blobs), _generator_kind(self.value)
-        if kind == "python":
-            self.value.setstate(found)
-        elif kind == "numpy":
-            self.value.bit_generator.state = found
-        else:
-            import torch
-
-            self.value.set_state(torch.frombuffer(bytearray(found), dtype=torch.uint8))
-        self.keep()
-
-
-class ModuleCell(Cell):
-    """A module of the judge's: whether it is training (its tensors are cells of their own)."""
-
-    def state(self) -> Any:
-        return self.value.training
-
-    def read(self, peer: Peer, state: Any, blobs: Blobs) -> None:
-        self.value.training = bool(state)
-        self.keep()
-
-
-class GlobalTorch:
-    """torch's global generator, which other people's layers draw from, as one more generator that both ends have."""
-
-    def get_state(self) -> Any:
-        """Its state."""
-        return _torch().get_rng_state()
-
-    def set_state(self, state: Any) -> None:
-        """Put its state."""
-        _torch().set_rng_state(state)
-
-
-def _learns(value: Any) -> bool:
-    return bool(value.requires_grad and value.is_leaf)
-
-
-def _alike(a: Any, b: Any) -> bool:
-    return a.shape == b.shape and a.dtype == b.dtype and bytes(tensor_raw(a)) == bytes(tensor_raw(b))
-
-
-def _generator_kind(value: Any) -> str | None:
-    if isinstance(value, random.Random):
-        return "python"
-    numpy, torch = sys.modules.get("numpy"), _torch()
-    if numpy is not None and isinstance(value, numpy.random.Generator):
-        return "numpy"
-    return "torch" if torch is not None and isinstance(value, (torch.Generator, GlobalTorch)) else None
-
-
-def _new_generator(kind: str) -> Any:
-    if kind == "python":
-        return random.Random()
-    if kind == "numpy":
-        import numpy as np
-
-        return np.random.default_rng()
-    import torch
-
-    return torch.Generator()
-
-
-def tensor_raw(value: Any) -> bytes:
-    """The bytes of a tensor of any dtype."""
-    import torch
-
-    flat = value.detach().cpu().contiguous().reshape(-1)
-    raw: bytes = flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
-    return raw
-
-
-def tensor_bytes(value: Any, blobs: Blobs) -> dict[str, Any]:
-    """Shape and dtype of a tensor; its bytes go to ``blobs``."""
-    blobs.append(tensor_raw(value))
-    return {"dtype": str(value.dtype).removeprefix("torch."), "shape": list(value.shape), "blob": len(blobs) - 1}
-
-
-def bytes_tensor(state: dict[str, Any], blobs: Blobs) -> Any:
-    """The tensor that ``tensor_bytes`` wrote."""
-    import torch
-
-    dtype, raw = _dtype(state["dtype"]), blobs[state["blob"]]
-    if not raw and 0 in state["shape"]:
-        return torch.empty(state["shape"], dtype=dtype)
-    return torch.frombuffer(bytearray(raw), dtype=torch.uint8).view(dtype).reshape(state["shape"])
-
-
-def _dtype(name: Any) -> Any:
-    import torch
-
-    dtype = getattr(torch, str(name), None)
-    if not isinstance(dtype, torch.dtype):
-        raise Lost("the process wrote a tensor of no known type")
-    return dtype
 
 
 def _leaves(value: Any) -> list[Any]:
