@@ -60,3 +60,20 @@ def test_nothing_personal_is_kept() -> None:
     text = str({**identity.machine(), **identity.versions()})
     assert platform.node() not in text or not platform.node()
     assert getpass.getuser() not in text or len(getpass.getuser()) < 5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inner:
+    width: int = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outer:
+    name: str
+    inner: Inner = Inner()
+    added_later: int | None = None
+
+
+def test_only_what_was_chosen_counts() -> None:
+    assert identity.chosen(Outer(name="x")) == {"name": "x", "inner": {}}
+    assert identity.chosen(Outer(name="x", inner=Inner(width=5), added_later=0)) == {"name": "x", "inner": {"width": 5}, "added_later": 0}

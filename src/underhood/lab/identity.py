@@ -60,9 +60,24 @@ def declaration_hash(sabotage: Sabotage, baseline: Baseline) -> str:
             "patch": [patches.to_plain(p) for p in sabotage.patches],
             "expect": plain_predictions(sabotage.expect),
             "probe": dataclasses.asdict(sabotage.probe) if sabotage.probe else None,
-            "baseline": [baseline.name, config_to_plain(baseline.config), baseline.corpus],
+            "baseline": [baseline.name, chosen(baseline.config), baseline.corpus],
         }
     )
+
+
+def chosen(config: Any) -> dict[str, Any]:
+    """``config`` as nested dicts, without the fields that stand at their default: a field that is added later changes no declaration.
+
+    A default that changes is seen in the context, whose modules are then no longer as they were.
+    """
+    found = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            found[field.name] = chosen(value)
+        elif value != field.default:
+            found[field.name] = config_to_plain(config)[field.name]
+    return found
 
 
 def prediction_hash(sabotage: Sabotage) -> str:
