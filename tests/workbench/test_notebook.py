@@ -34,7 +34,7 @@ def test_the_code_is_run_in_a_kernel(tmp_path: Path) -> None:
     book = notebook.executed(Chapter(find_project("scalar"), TINY, ""))
     outputs = [o["text"] for cell in book.cells if cell.cell_type == "code" for o in cell.outputs]
     assert outputs == ["42\n"]
-    read = nbformat.read(notebook.write(book, tmp_path / "a.ipynb"), as_version=4)
+    read = nbformat.read(notebook.write(book, tmp_path / "a.ipynb"), as_version=4)  # type: ignore[no-untyped-call]
     nbformat.validate(read)
     assert "execution" not in read.cells[1].metadata
 

@@ -239,3 +239,33 @@ def test_the_copy_is_made_once_and_recognised_or_not(tmp_path: Path) -> None:
     path.write_text(solution(BPE).replace("i += 2", "i += 3"), encoding="utf-8")
     assert "not one we know" in mine.recognise(BPE, sabotage, path).says
     assert file.read_text(encoding="utf-8") == solution(BPE)
+
+
+ATTENTION = find_project("attention")
+TRIANGLE = "seen = causal_mask(x.shape[-2], device=x.device).to(x.dtype)"
+REFUSAL = "if not mask.any(-1).all():\n        raise ShapeError('somebody is blind')"
+OWN = "seen = torch.ones(x.shape[-2], x.shape[-2]).tril().to(x.dtype)"
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "good", "says"),
+    [
+        ("mask_off_by_one", {"tril(S - T)": "tril(S - T + 1)"}, True, "exactly like mask_off_by_one"),
+        ("mask_off_by_one", {"tril(S - T)": "triu(S - T - S).tril(S - T + 1)"}, True, "exactly like mask_off_by_one"),  # by other means
+        ("self_hidden", {"tril(S - T)": "tril(S - T - 1)", "require_visible(mask)": REFUSAL}, True, "exactly like self_hidden"),  # in other words
+        ("mask_off_by_one", {TRIANGLE: OWN, "tril(S - T)": "tril(S - T + 1)"}, False, "past is averaged should fail too and holds"),
+        ("mask_off_by_one", {"tril(S - T)": "tril(S - T + 2)"}, False, "fails with"),
+        ("mask_off_by_one", {"tril(S - T)": "tril(S - T + 1)", "/ math.sqrt(q.shape[-1])": ""}, False, "scores are scaled fail and should hold"),
+        ("no_scale", {"return weights @ x": 'raise NotWritten("average_past")'}, False, "past is averaged: not written"),
+    ],
+)
+def test_a_copy_is_told_in_which_respect_it_differs(name: str, changes: dict[str, str], good: bool, says: str, tmp_path: Path) -> None:
+    text = solution(ATTENTION).replace("import torch\n", "import torch\nfrom underhood.base.errors import NotWritten, ShapeError\n", 1)
+    for old, new in changes.items():
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    file = tmp_path / "attention.py"
+    file.write_text(text, encoding="utf-8")
+    found = mine.recognise(ATTENTION, ATTENTION.find(name), file)
+    assert found.as_declared is good, found.says
+    assert says in found.says

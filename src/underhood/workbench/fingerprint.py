@@ -1,23 +1,24 @@
 """Which declared break behaves exactly like a learner's part: compared on every check, each on its fixed inputs.
 
-A fingerprint says for each check whether it held, and if not, at which assertion it stopped and what was found there, number by number, NaN positions and
-the types of exceptions included. A match agrees with a break on every check that was run and differs from healthy on one at least.
+A fingerprint says for each check whether it held, and if not, at which assertion it stopped and what was found there, number by number within ``TOLERANCE``,
+NaN positions included; of an exception its type, for its words are the learner's own. A match agrees with a break on every check that was run and differs
+from healthy on one at least.
 """
 
 import functools
 import math
-import random
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from underhood.base.rng import stream_seed
 from underhood.lab.check import Check, CheckFailed
 from underhood.lab.patch import applied
 from underhood.projects.registry import Project, find_project
-from underhood.workbench.judge import Outcome
+from underhood.workbench.judge import Outcome, inputs
 
 TOLERANCE = 1e-5
+EXCEPTION = re.compile(r"((?:\w+\.)*(?:\w*(?:Error|Exception)|NonFinite|NotWritten|StopIteration)): .*", re.DOTALL)
+DECIMAL = re.compile(r"(-?\d+\.\d*(?:e[-+]?\d+)?)")
 
 
 class Mark(NamedTuple):
@@ -57,10 +58,11 @@ def matches(mine: Fingerprint, slug: str) -> list[str]:
 
 def agree(mine: Fingerprint, theirs: Fingerprint) -> bool:
     """Whether two fingerprints say the same of every check that ``mine`` has."""
-    return all(_same(mark, theirs.get(check)) for check, mark in mine.items())
+    return all(same(mark, theirs.get(check)) for check, mark in mine.items())
 
 
-def _same(a: Mark | None, b: Mark | None) -> bool:
+def same(a: Mark | None, b: Mark | None) -> bool:
+    """Whether two parts did alike in one check: both held, or both stopped at one assertion with the same found there."""
     if a is None or b is None:
         return a is b
     return a.says == b.says and len(a.found) == len(b.found) and all(map(_near, a.found, b.found))
@@ -73,7 +75,7 @@ def _near(a: Any, b: Any) -> bool:
 
 
 def numbers(value: Any) -> tuple[Any, ...]:
-    """A value as a flat tuple of floats and texts."""
+    """A value as a flat tuple of floats and texts; decimals inside a text are floats too."""
     if hasattr(value, "detach"):
         value = value.detach()
     if hasattr(value, "tolist"):
@@ -84,12 +86,19 @@ def numbers(value: Any) -> tuple[Any, ...]:
         return tuple(item for entry in value for item in (numbers(entry) or ("()",)))
     if isinstance(value, (bool, int, float)):
         return (float(value),)
-    return (re.sub(r"0x[0-9a-f]+", "0x", str(value)),)
+    return _words(re.sub(r"0x[0-9a-f]+", "0x", str(value)))
+
+
+def _words(text: str) -> tuple[Any, ...]:
+    if raised := EXCEPTION.fullmatch(text):
+        return (raised[1],)
+    parts = DECIMAL.split(text)
+    return tuple(float(part) if i % 2 else part for i, part in enumerate(parts) if part) or ("",)
 
 
 def _mark(check: Check, project: Project) -> Mark | None:
     try:
-        check.run(project.part_now(), random.Random(stream_seed(0, f"check/{check.name}")))
+        check.run(project.part_now(), inputs(check))
     except CheckFailed as failure:
         return Mark(failure.says, numbers(failure.found))
     return None

@@ -23,6 +23,7 @@ from underhood.base.errors import DataError, NotWritten, UserError
 from underhood.base.rng import stream_seed
 from underhood.lab.check import Check, CheckFailed
 from underhood.projects.registry import Project
+from underhood.workbench.cells import loaded_torch
 from underhood.workbench.hollow import hidden_files, hollow_modules, name_of_seam
 from underhood.workbench.peer import Peer
 from underhood.workbench.remote import Remote
@@ -196,12 +197,20 @@ def run_checks(player: Player, checks: Sequence[Check], *, seed: int = 0) -> Ite
         yield run_one(player, check, seed=seed)
 
 
+def inputs(check: Check, seed: int = 0) -> random.Random:
+    """The random numbers of a check. torch's own generator starts anew too: layers draw their first weights from it, a learner's as well as torch's."""
+    stream = stream_seed(seed, f"check/{check.name}")
+    if torch := loaded_torch():
+        torch.manual_seed(stream)
+    return random.Random(stream)
+
+
 def run_one(player: Player, check: Check, *, seed: int = 0) -> Outcome:
     """What becomes of one check. Never raises for what the learner's file does, except ``Unusable``."""
     try:
         player.fresh()
         player.output.clear()
-        check.run(player.part(), random.Random(stream_seed(seed, f"check/{check.name}")))
+        check.run(player.part(), inputs(check, seed))
         outcome = Outcome(check=check, state="holds")
     except CheckFailed as failure:
         outcome = _plainly(player, _failed(check, failure))

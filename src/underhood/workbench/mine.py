@@ -10,12 +10,14 @@ from underhood.lab.experiment import Result, trial
 from underhood.lab.patch import Edit, Patch, Set
 from underhood.lab.run import ArmStore, Job, Listener, run_jobs
 from underhood.lab.sabotage import Sabotage
+from underhood.lab.wording import number
 from underhood.projects.registry import Project
 from underhood.workbench import fingerprint
 from underhood.workbench.checking import check_file
 from underhood.workbench.plug import binds
 
 BROKEN = "broken"
+SHOWN = 4  # numbers of what was found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,17 +48,56 @@ def places(sabotage: Sabotage) -> list[str]:
 
 
 def recognise(project: Project, sabotage: Sabotage, file: Path) -> Recognised:
-    """Compare the copy with the declared break on every check."""
+    """Compare the copy with the declared break: it shows the break when the same checks fail and agree, within tolerance, in what was found."""
     report = check_file(project, file, everything=True)
-    mine = fingerprint.of_outcomes(report.outcomes)
-    if len(mine) == report.total and fingerprint.agree(mine, fingerprint.of_breaks(project.slug)[sabotage.name]):
-        return Recognised(as_declared=True, says=f"It behaves exactly like {sabotage.name}.")
     if report.good:
         return Recognised(as_declared=False, says="Every check still holds: nothing is broken yet.")
+    if unfinished := [o for o in report.outcomes if o.state not in ("holds", "wrong")]:
+        return Recognised(as_declared=False, says=f"It cannot be compared: {'; '.join(f'{_plain(o.check.name)}: {o.state}, {o.says}' for o in unfinished)}.")
+    mine, theirs = fingerprint.of_outcomes(report.outcomes), fingerprint.of_breaks(project.slug)[sabotage.name]
+    if fingerprint.agree(mine, theirs):
+        return Recognised(as_declared=True, says=f"It behaves exactly like {sabotage.name}.")
     if report.matches:
         return Recognised(as_declared=False, says=f"It behaves like {' or '.join(report.matches)}, not like {sabotage.name}.")
-    failing = ", ".join(o.check.name.replace("_", " ") for o in report.outcomes if o.state != "holds")
-    return Recognised(as_declared=False, says=f"It is broken in a way that is not one we know; what fails: {failing}.")
+    return Recognised(as_declared=False, says=f"It is broken in a way that is not one we know, and differs from {sabotage.name}: {_differs(mine, theirs)}.")
+
+
+def _differs(mine: fingerprint.Fingerprint, theirs: fingerprint.Fingerprint) -> str:
+    """In which respects: checks that only one of them fails, and figures that are not the same."""
+    wrong = {name for name, mark in mine.items() if mark is not None}
+    declared = {name for name, mark in theirs.items() if mark is not None}
+    parts = []
+    if held := declared - wrong:
+        parts.append(f"{_listed(held)} should fail too and {_verb(held, 'holds', 'hold')} (does what you changed stand in your file a second time?)")
+    if more := wrong - declared:
+        parts.append(f"{_listed(more)} {_verb(more, 'fails', 'fail')} and should hold")
+    return "; ".join(parts or [_at(name, mine[name], theirs[name]) for name in mine if not fingerprint.same(mine[name], theirs[name])])
+
+
+def _at(name: str, mine: fingerprint.Mark | None, theirs: fingerprint.Mark | None) -> str:
+    """How two failures of one check differ."""
+    assert mine is not None
+    assert theirs is not None
+    if mine.says != theirs.says:
+        return f"{_plain(name)} fails at «{mine.says}» and should fail at «{theirs.says}»"
+    return f"{_plain(name)} fails with {_shown(mine)} and should fail with {_shown(theirs)}"
+
+
+def _shown(mark: fingerprint.Mark) -> str:
+    words = [number(value) if isinstance(value, float) else str(value).strip() for value in mark.found[:SHOWN]]
+    return " ".join(words) + (" …" if len(mark.found) > SHOWN else "")
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(_plain(name) for name in sorted(names))
+
+
+def _verb(names: set[str], one: str, many: str) -> str:
+    return one if len(names) == 1 else many
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def run_mine(

@@ -64,6 +64,8 @@ class Peer:
         self.answering = self.trusting
         if loaded_torch():
             self._share("torch", GeneratorCell(GlobalTorch()))
+            if not self.trusting:
+                self.cells["torch"].known = None  # the player's stands elsewhere, so the first message tells it
 
     # ── messages ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
