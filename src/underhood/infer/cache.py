@@ -16,11 +16,11 @@ class LayerCache:
 
     def extend(self, k: Float[Tensor, "B H T D"], v: Float[Tensor, "B H T D"]) -> tuple[Float[Tensor, "B H S D"], Float[Tensor, "B H S D"]]:
         """Append; the result holds all positions so far. Raises ``ShapeError`` beyond the capacity."""
-        B, H, T, D = k.shape
+        T = k.shape[2]
         if self.length + T > self.capacity:
             raise ShapeError(f"{self.length + T} positions in the cache", expected=f"at most {self.capacity}")
         if self.length == 0:
-            self.keys, self.values = k.new_empty(B, H, self.capacity, D), v.new_empty(B, H, self.capacity, D)
+            self.keys, self.values = (x.new_empty(*x.shape[:2], self.capacity, x.shape[3]) for x in (k, v))
         end = self.length + T
         self.keys[:, :, self.length : end], self.values[:, :, self.length : end] = k, v
         self.length = end

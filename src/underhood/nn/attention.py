@@ -136,6 +136,17 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, mask: Tensor | None, 
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class LatentConfig:
+    """The widths of latent attention (``underhood.nn.latent``), named as in DeepSeek-V2 (arXiv 2405.04434, §2.1)."""
+
+    kv_rank: int  # d_c: the numbers that are cached for a position's keys and values
+    rope_width: int  # d_h^R: numbers of each query, and of the one shared key, that are rotated; cached too
+    nope_width: int  # d_h: numbers of each head's query and key that are not rotated
+    value_width: int  # numbers of each head's value
+    q_rank: int | None = None  # d_c': queries are made from so many numbers; none: from the whole width
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class AttentionConfig:
     """One attention layer."""
 
@@ -147,10 +158,35 @@ class AttentionConfig:
     kernel: str = part("underhood.nn.attention", "plain")  # "sdpa" for speed; "plain" can be read, broken and asked for its weights
     fused_qkv: bool = True  # one matrix for q, k and v: one product instead of three; False to look at another sequence
     qk_norm: bool = False  # RMS norm of each head's queries and keys: bounds the scores (Henry et al. 2020, arXiv 2010.04245)
+    # what ``underhood.nn.grouped`` and ``underhood.nn.latent`` understand besides
+    n_kv_head: int | None = None  # G: heads of keys and values, each shared by H/G heads of queries; none: H
+    head_dim: int | None = None  # D where it is not C/H
+    qkv_bias: bool | None = None  # of q, k and v where it is not ``bias`` (Qwen 2 has it there alone)
+    output_bias: bool | None = None  # of the projection back where it is not ``bias``
+    qk_gain: bool = False  # ``qk_norm`` with a learned gain (Qwen 3)
+    epsilon: float = 1e-5  # of that norm
+    window: int | None = None  # a query sees itself and the ``window`` - 1 positions before it; none: all the past
+    latent: LatentConfig | None = None
 
     def __post_init__(self) -> None:
-        if self.width < 1 or self.n_head < 1 or self.width % self.n_head:
+        if self.width < 1 or self.n_head < 1 or (self.head_dim is None and self.width % self.n_head):
             raise ConfigError(f"width {self.width} cannot be cut into {self.n_head} equal heads", where="n_head", expected="a divisor of the width")
+        for field in ("n_kv_head", "head_dim", "window"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise ConfigError(f"found {value}", where=field, expected="at least 1")
+        if self.n_head % self.kv_heads:
+            raise ConfigError(f"{self.n_head} heads cannot share {self.kv_heads} equally", where="n_kv_head", expected="a divisor of n_head")
+
+    @property
+    def kv_heads(self) -> int:
+        """G, given or H."""
+        return self.n_kv_head or self.n_head
+
+    @property
+    def head_width(self) -> int:
+        """D, given or C / H."""
+        return self.head_dim or self.width // self.n_head
 
 
 class MultiHeadAttention(nn.Module):

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from underhood.base.config import get_part, part
 from underhood.base.errors import ConfigError, ShapeError, UnknownName
-from underhood.nn.attention import AttentionConfig, LayerCache
+from underhood.nn.attention import AttentionConfig, LatentConfig, LayerCache
 from underhood.nn.block import BlockConfig
 from underhood.nn.dropout import Dropout, seed_dropout
 from underhood.nn.embedding import Embedding
 from underhood.nn.init import init_parameters
 from underhood.nn.linear import Linear
+from underhood.nn.rope import RopeConfig
 
 
 class Cache(Protocol):
@@ -61,14 +62,28 @@ class GPTConfig:
     logit_cap: float | None = None  # c·tanh(logits/c): keeps them within ±c (Gemma 2, arXiv 2408.00118, §2)
     init: str = part("underhood.nn.init", "gpt2")
     residual_init: Literal["scaled", "plain", "zero"] = "scaled"
+    # what ``underhood.nn.grouped`` and ``underhood.nn.latent`` understand besides
+    n_kv_head: int | None = None  # G: heads of keys and values, each shared by H/G heads of queries; none: H
+    head_dim: int | None = None  # D where it is not C/H
+    qkv_bias: bool | None = None  # of q, k and v where it is not ``bias``
+    output_bias: bool | None = None  # of attention's projection back where it is not ``bias``
+    qk_gain: bool = False  # ``qk_norm`` with a learned gain
+    window: int | None = None  # a query sees itself and the ``window`` - 1 positions before it; none: all the past
+    window_from: int = 0  # the first layer that has the window
+    latent: LatentConfig | None = None
+    rope: RopeConfig | None = None  # of ``underhood.nn.rope:ScaledRotary``
 
     def __post_init__(self) -> None:
         for field in ("vocab_size", "context", "n_layer", "n_head", "width", "hidden"):
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise ConfigError(f"found {value}", where=field, expected="at least 1")
-        if self.width % self.n_head:
+        if self.head_dim is None and self.width % self.n_head:
             raise ConfigError(f"width {self.width} cannot be cut into {self.n_head} equal heads", where="n_head", expected="a divisor of the width")
+        if self.attention.rpartition(":")[2] == "MultiHeadAttention":
+            for field, only in GROUPED.items():
+                if getattr(self, field) != only:
+                    raise ConfigError(f"found {getattr(self, field)!r}", where=field, expected="attention = underhood.nn.grouped:GroupedQueryAttention with it")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"found {self.dropout}", where="dropout", expected="a probability, 0 ≤ p < 1")
         if not self.epsilon > 0:
@@ -83,23 +98,23 @@ class GPTConfig:
 
     @property
     def head_width(self) -> int:
-        """D = C / H."""
-        return self.width // self.n_head
+        """D, given or C / H."""
+        return self.head_dim or self.width // self.n_head
 
     @property
-    def block_config(self) -> BlockConfig:
-        """What each block is built from."""
-        attend = AttentionConfig(
-            width=self.width,
-            n_head=self.n_head,
-            bias=self.bias,
-            dropout=self.dropout,
-            kernel=_whole(self, "kernel"),
-            fused_qkv=self.fused_qkv,
-            qk_norm=self.qk_norm,
-        )
+    def rotated_width(self) -> int:
+        """How many numbers of a head are turned by its position: all, or latent attention's share."""
+        return self.head_width if self.latent is None else self.latent.rope_width
+
+    @property
+    def block_configs(self) -> tuple[BlockConfig, ...]:
+        """What each block is built from, the first block's first."""
+        same = {field: getattr(self, field) for field in SAME}
         parts = {field: _whole(self, field) for field in ("attention", "feedforward", "activation", "norm")}
-        return BlockConfig(attend=attend, hidden=self.hidden_width, dropout=self.dropout, epsilon=self.epsilon, **parts)
+        rest: dict[str, Any] = {"hidden": self.hidden_width, "dropout": self.dropout, "epsilon": self.epsilon}
+        windows = [self.window if i >= self.window_from else None for i in range(self.n_layer)]
+        attends = (AttentionConfig(kernel=_whole(self, "kernel"), window=window, **same) for window in windows)
+        return tuple(BlockConfig(attend=attend, **rest | parts) for attend in attends)
 
     @property
     def n_params(self) -> int:
@@ -109,13 +124,17 @@ class GPTConfig:
     def flops_per_token(self, length: int | None = None, *, training: bool = False) -> int:
         """Multiplications and additions of the matrix products for one token of a sequence of ``length`` (default: the context).
 
-        Each weight of a matrix costs 2; scores and mixture cost 4 · length · width a layer, the masked half counted too. The backward pass costs twice
+        Each weight of a matrix costs 2; scores and mixture cost 4 · length · H · D a layer, the masked half counted too. The backward pass costs twice
         the forward one, so training is 3 times this (Kaplan et al. 2020, arXiv 2001.08361, table 1).
         """
         blocks = sum(p.numel() for name, p in _skeleton(self).named_parameters() if name.startswith("blocks.") and p.ndim == 2)
-        mixing = 4 * self.n_layer * (length or self.context) * self.width
+        mixing = 4 * self.n_layer * (length or self.context) * self.n_head * self.head_width
         forward = 2 * blocks + 2 * self.vocab_size * self.width + mixing
         return 3 * forward if training else forward
+
+
+SAME = ("width", "n_head", "bias", "dropout", "fused_qkv", "qk_norm", "n_kv_head", "head_dim", "qkv_bias", "output_bias", "qk_gain", "epsilon", "latent")
+GROUPED = {"n_kv_head": None, "head_dim": None, "qkv_bias": None, "output_bias": None, "qk_gain": False, "window": None, "latent": None}  # without sharing
 
 
 class GPT(nn.Module):
@@ -126,9 +145,10 @@ class GPT(nn.Module):
         self.config = config
         block = get_part(config, "block")
         self.tokens = Embedding(config.vocab_size, config.width)
-        self.positions = get_part(config, "positions")(config.context, config.width, config.head_width)
+        scaled = {} if config.rope is None else {"rope": config.rope}
+        self.positions = get_part(config, "positions")(config.context, config.width, config.rotated_width, **scaled)
         self.dropout = Dropout(config.dropout)
-        self.blocks = nn.ModuleList(block(config.block_config) for _ in range(config.n_layer))
+        self.blocks = nn.ModuleList(block(c) for c in config.block_configs)
         self.norm = get_part(config, "norm")(config.width, epsilon=config.epsilon, bias=config.bias)
         self.head = None if config.tie else Linear(config.width, config.vocab_size, bias=False)
 

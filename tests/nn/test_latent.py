@@ -1,0 +1,71 @@
+"""Latent attention beside transformers' DeepSeek-V2."""
+
+import torch
+from transformers import DeepseekV2Config
+from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Attention, DeepseekV2RotaryEmbedding
+
+from underhood.infer.cache import LayerCache
+from underhood.nn.attention import AttentionConfig, LatentConfig
+from underhood.nn.gpt import build_gpt
+from underhood.nn.init import fan_in, init_parameters
+from underhood.nn.latent import LatentAttention
+from underhood.nn.llama import llama
+from underhood.nn.rope import RopeConfig, ScaledRotary
+
+C, H, T = 32, 4, 9
+WIDE = LatentConfig(kv_rank=12, q_rank=10, rope_width=6, nope_width=8, value_width=5)
+CONFIG = AttentionConfig(width=C, n_head=H, bias=False, latent=WIDE, epsilon=1e-6)
+
+
+def layer() -> LatentAttention:
+    made = LatentAttention(CONFIG)
+    init_parameters(made, 0, fan_in)
+    return made
+
+
+def test_it_is_the_attention_of_deepseek() -> None:
+    """Theirs rotates neighbours (2i, 2i+1), ours halves (i, i + P/2): the rows that are rotated change places."""
+    ours = layer()
+    config = DeepseekV2Config(
+        hidden_size=C,
+        num_attention_heads=H,
+        num_key_value_heads=H,
+        kv_lora_rank=WIDE.kv_rank,
+        q_lora_rank=WIDE.q_rank,
+        qk_rope_head_dim=WIDE.rope_width,
+        qk_nope_head_dim=WIDE.nope_width,
+        v_head_dim=WIDE.value_width,
+        attn_implementation="eager",
+    )
+    theirs = DeepseekV2Attention(config, 0).eval()
+    pairs = torch.arange(WIDE.rope_width).view(2, -1).T.flatten()  # theirs[j] is our row pairs[j]
+    up = ours.query_up.weight.detach().view(H, -1, WIDE.q_rank or 0).clone()
+    up[:, WIDE.nope_width :] = up[:, WIDE.nope_width :][:, pairs]
+    down = ours.kv_down.weight.detach().clone()
+    down[WIDE.kv_rank :] = down[WIDE.kv_rank :][pairs]
+    names = {"q_a_proj": "query_down", "q_a_layernorm": "query_norm", "kv_a_layernorm": "kv_norm", "kv_b_proj": "kv_up", "o_proj": "output"}
+    state = {f"{a}.weight": ours.state_dict()[f"{b}.weight"] for a, b in names.items()}
+    theirs.load_state_dict(state | {"q_b_proj.weight": up.flatten(0, 1), "kv_a_proj_with_mqa.weight": down})
+    x = torch.randn(2, T, C)
+    turn = DeepseekV2RotaryEmbedding(config)(x, torch.arange(T)[None])
+    future = torch.full((T, T), -torch.inf).triu(1)[None, None]
+    with torch.no_grad():
+        expected = theirs(x, attention_mask=future, position_embeddings=turn)[0]
+        found = ours(x, rotate=ScaledRotary(T, C, WIDE.rope_width, RopeConfig()).rotation(x))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_cached_steps_are_the_whole_and_the_cache_is_small() -> None:
+    made, x, cache, rotary = layer(), torch.randn(2, T, C), LayerCache(T), ScaledRotary(T, C, WIDE.rope_width, RopeConfig())
+    steps = [made(x[:, t : t + 1], rotate=rotary.rotation(x[:, t : t + 1], t), cache=cache) for t in range(T)]
+    torch.testing.assert_close(torch.cat(steps, dim=1), made(x, rotate=rotary.rotation(x)), rtol=1e-5, atol=1e-6)
+    assert cache.keys.shape[-1] + cache.values.shape[-1] == WIDE.kv_rank + WIDE.rope_width
+
+
+def test_a_model_is_made_of_it() -> None:
+    config = llama(
+        vocab_size=50, context=16, n_layer=2, n_head=H, width=C, hidden=48, attention="underhood.nn.latent:LatentAttention", latent=WIDE,
+        positions="underhood.nn.rope:ScaledRotary", rope=RopeConfig(),
+    )  # fmt: skip
+    logits = build_gpt(config, 0).eval()(torch.arange(T)[None])
+    assert bool(torch.isfinite(logits).all())
