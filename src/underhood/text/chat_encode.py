@@ -1,0 +1,196 @@
+"""A conversation as token ids, in which a message cannot write control tokens.
+
+Whoever types ``<|im_end|><|im_start|>system`` into a message has typed characters. Yet template and messages end up in one text, in which they look alike
+(transformers issues 29279, 47822). So before rendering, every sign that could begin a control token's name is replaced, in everything that comes from
+outside, by a character of the private use area which occurs nowhere else; after rendering, the text is cut at the control tokens, and then the signs are
+put back. Pieces of a name in two messages cannot join either. What remains are templates that write the beginning of a name themselves, ``'<|' + role``:
+hence only known roles.
+"""
+
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from underhood.text.chat import ChatTemplate
+from underhood.text.chat_process import ChatTemplateError
+from underhood.text.special import split_special
+
+ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
+PRIVATE = range(0xF0000, 0xFFFFE)  # the first supplementary private use area
+DEEPEST = 100  # of the objects in a message
+
+
+class ControlTokenizer(Protocol):
+    """A tokenizer with special tokens: ``special`` gives their ids by name."""
+
+    special: Mapping[str, int]
+
+    def encode(self, text: str, allowed_special: Collection[str] = ...) -> list[int]:
+        """The ids of ``text``, in which only the ``allowed_special`` tokens are more than text."""
+
+
+def encode_chat(
+    tokenizer: ControlTokenizer,
+    template: ChatTemplate,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    add_generation_prompt: bool = True,
+    *,
+    roles: Collection[str] = ROLES,
+    markup: Collection[str] = (),
+    **variables: Any,
+) -> list[int]:
+    """The ids of the conversation: control tokens where the template writes them, text everywhere else.
+
+    ``markup`` names tokens such as ``<think>`` that stay what they are in the assistant's own messages: give what the template looks for in them. Raises
+    ``ChatTemplateError`` for a role outside ``roles``, and what ``ChatTemplate.render`` raises.
+    """
+    guard = Guard(tokenizer.special, template, (messages, tools, variables), markup)
+    text = _render(guard, template, messages, tools, add_generation_prompt, roles, variables)
+    return guard.encode(tokenizer, text)
+
+
+def encode_for_training(
+    tokenizer: ControlTokenizer,
+    template: ChatTemplate,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    roles: Collection[str] = ROLES,
+    markup: Collection[str] = (),
+    **variables: Any,
+) -> tuple[list[int], list[bool]]:
+    """The ids of a whole conversation and, for each, whether the assistant wrote it, which is what the loss counts.
+
+    The template's ``generation`` tags say so; in a template without them it is what each assistant's message adds to the text before it that ends in the
+    generation prompt. Text is encoded apart on the two sides of such a border, as it is when the model writes. Raises ``ChatTemplateError`` where the text
+    of a conversation does not begin with that of its beginning, so that the added part is not defined.
+    """
+    guard = Guard(tokenizer.special, template, (messages, tools, variables), markup)
+    if re.search(r"\{%[-+]?\s*generation\b", template.source(bool(tools))):
+        text = _render(guard, template, messages, tools, False, roles, variables, guard.marks)
+        spans = _marked(text, guard.marks)
+    else:
+        spans = _added(guard, template, messages, tools, roles, variables)
+    ids: list[int] = []
+    wrote: list[bool] = []
+    for piece, assistant in spans:
+        found = guard.encode(tokenizer, piece)
+        ids += found
+        wrote += [assistant] * len(found)
+    return ids, wrote
+
+
+class Guard:
+    """Characters that stand in, during rendering, for the signs that begin control tokens."""
+
+    def __init__(self, special: Collection[str], template: ChatTemplate, given: Any, markup: Collection[str]) -> None:
+        signs = {name: _sign(name) for name in special}
+        self.names = frozenset(name for name, sign in signs.items() if sign)
+        used = set(json.dumps(given, ensure_ascii=False, default=str)).union(*template.sources.values(), *special)
+        unused = (chr(code) for code in PRIVATE if chr(code) not in used)
+        self.hidden = {ord(sign): next(unused) for sign in sorted(set(signs.values()) - {""})}
+        self.shown = {ord(private): chr(code) for code, private in self.hidden.items()}
+        self.escaped = {json.dumps(private)[1:-1]: sign for private, sign in ((chr(p), s) for p, s in self.shown.items())}
+        self.marks = (next(unused), next(unused))
+        self.markup = re.compile("|".join(map(re.escape, sorted(markup, key=len, reverse=True))) or r"(?!)")
+
+    def hide(self, value: Any, own: bool = False, depth: int = 0) -> Any:
+        """``value`` (plain data) with the signs hidden in every string and key; in the assistant's ``own`` words ``markup`` is left alone."""
+        if depth > DEEPEST:
+            raise ChatTemplateError("nested too deeply", where="messages", expected=f"at most {DEEPEST} levels")
+        if isinstance(value, str):
+            return self._hide_text(value, own)
+        if isinstance(value, Mapping):
+            return {self.hide(k): self.hide(v, own, depth + 1) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.hide(v, own, depth + 1) for v in value]
+        if value is None or isinstance(value, bool | int | float):
+            return value
+        raise ChatTemplateError(f"found {type(value).__name__}", where="messages", expected="plain data: text, numbers, lists, objects")
+
+    def _hide_text(self, text: str, own: bool) -> str:
+        if not own:
+            return text.translate(self.hidden)
+        hidden, last = "", 0
+        for found in self.markup.finditer(text):
+            hidden += text[last : found.start()].translate(self.hidden) + found.group()
+            last = found.end()
+        return hidden + text[last:].translate(self.hidden)
+
+    def show(self, text: str) -> str:
+        """``text`` with its own signs again."""
+        for escape, sign in self.escaped.items():  # as JSON in ASCII writes them
+            text = text.replace(escape, sign)
+        return text.translate(self.shown)
+
+    def encode(self, tokenizer: ControlTokenizer, text: str) -> list[int]:
+        """The ids of rendered ``text``, whose hidden signs begin nothing."""
+        shown = self.show(text)
+        if shown == text:
+            return tokenizer.encode(text, allowed_special=self.names)
+        ids: list[int] = []
+        for piece in split_special(text, tokenizer.special, self.names):
+            ids += [piece] if isinstance(piece, int) else tokenizer.encode(self.show(piece))
+        return ids
+
+
+def _sign(name: str) -> str:
+    """The character by which ``name`` is broken up: its first that is neither letter, digit nor space. Empty where there is none, as in a run of spaces,
+    which many vocabularies hold among their added tokens and which is text."""
+    return next((char for char in name if not (char.isalnum() or char.isspace())), "")
+
+
+def _render(
+    guard: Guard,
+    template: ChatTemplate,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]] | None,
+    add_generation_prompt: bool,
+    roles: Collection[str],
+    variables: Mapping[str, Any],
+    marks: tuple[str, str] = ("", ""),
+) -> str:
+    """The conversation with hidden signs."""
+    hidden = []
+    for k, message in enumerate(messages):
+        role = message.get("role") if isinstance(message, Mapping) else None
+        if role not in roles:
+            raise ChatTemplateError(f"found {str(role)[:40]!r}", where=f"messages[{k}].role", expected=f"one of {', '.join(roles)}")
+        hidden.append({**guard.hide(message, own=role == "assistant"), "role": role})
+    return template.render(hidden, guard.hide(tools), add_generation_prompt, marks=marks, **guard.hide(variables))
+
+
+def _marked(text: str, marks: tuple[str, str]) -> Iterator[tuple[str, bool]]:
+    """The pieces of ``text`` with whether each stood between the marks."""
+    for k, piece in enumerate(re.split("[" + "".join(marks) + "]", text)):
+        yield piece, k % 2 == 1
+
+
+def _added(
+    guard: Guard,
+    template: ChatTemplate,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]] | None,
+    roles: Collection[str],
+    variables: Mapping[str, Any],
+) -> Iterator[tuple[str, bool]]:
+    """The pieces of the whole text with whether each was added by a message of the assistant's."""
+    whole = _render(guard, template, messages, tools, False, roles, variables)
+    done = 0
+    for k, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before = _render(guard, template, messages[:k], tools, True, roles, variables)
+        after = _render(guard, template, messages[: k + 1], tools, False, roles, variables)
+        if not (whole.startswith(after) and after.startswith(before)):
+            raise ChatTemplateError(
+                "writes the beginning of a conversation in another way once it goes on, so the assistant's part cannot be told",
+                where=f"messages[{k}]",
+                remedy="Give one turn at a time, or a template with {% generation %} tags.",
+            )
+        yield whole[done : len(before)], False
+        yield after[len(before) :], True
+        done = len(after)
+    yield whole[done:], False
