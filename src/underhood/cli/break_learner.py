@@ -115,7 +115,7 @@ def _score(slug: str, name: str, right: bool | None) -> str:
     kept = state["predictions"]
     kept["asked"], kept["right"] = kept.get("asked", 0) + 1, kept.get("right", 0) + int(right)
     kept["breaks"] = sorted({*kept.get("breaks", []), f"{slug}.{name}"})
-    course.write_state(folder, state)
+    course.keep_state(folder, state)
     return f"{kept['right']} of {kept['asked']} directions right so far."
 
 

@@ -15,18 +15,17 @@ def command(project: Annotated[str, typer.Argument(metavar="PROJECT", help="Slug
     found = find_project(project)
     path = course.need_mine(found.slug)
     folder = course.need_course()
-    state = course.read_state(folder)["checks"].get(found.slug, {})
-    if state.get("file") != digest(path):
-        note(check_file(found, path))
-    state = course.read_state(folder)
-    known = state["checks"][found.slug]
+    known = course.read_state(folder)["checks"].get(found.slug, {})
+    if known.get("file") != digest(path):
+        known = note(check_file(found, path))
     if "open" not in known:
         print(paragraph(f"Nothing is open: all {known['of']} checks hold. Next: underhood plug {found.slug}"))
         return
     check = next(c for c in found.checks() if c.name == known["open"])
     given = min(known.get("hints", 0) + 1, len(check.hints))
-    known["hints"] = given
-    course.write_state(folder, state)
+    state = course.read_state(folder)
+    state["checks"][found.slug] = {**known, "hints": given}
+    course.keep_state(folder, state)
     print(paragraph(f"{check.name.replace('_', ' ')} (hint {given} of {len(check.hints)})"))
     print(paragraph(check.hints[given - 1], indent="  "))
     matches = known.get("matches", [])

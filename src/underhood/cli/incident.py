@@ -73,7 +73,7 @@ def _after(drawn: "Incident", solved: bool) -> None:
         kept = state["incidents"]
         for name, by in (("played", 1), ("solved", int(solved)), ("points", points)):
             kept[name] = kept.get(name, 0) + by
-        course.write_state(folder, state)
+        course.keep_state(folder, state)
 
 
 def _projects(named: list[str]) -> "list[Project]":

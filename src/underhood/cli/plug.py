@@ -56,7 +56,7 @@ def _history(project: "Project", result: "Plugged") -> float | None:
     before = kept[0]["times"] if kept else None
     today = datetime.datetime.now().astimezone().date().isoformat()
     kept.append({"day": today, "times": round(result.mine.seconds / max(result.reference.seconds, 1e-9), 3), "mb": result.mine.peak_mb})
-    course.write_state(folder, state)
+    course.keep_state(folder, state)
     return before
 
 
@@ -64,7 +64,8 @@ def _say(project: "Project", result: "Plugged", rows: list[tuple[str, Any, Any]]
     from underhood.cli.console import columns, paragraph
 
     if result.mine.how != "done":
-        print(paragraph(f"With your part the run ended early: {result.mine.how}: {result.mine.message}"))
+        print(paragraph(f"With your part the run ended early: {_ended(result)}"))
+        print(paragraph("The checks do not reach this: look at what the run gives your part that they do not."))
         return
     print(paragraph(f"In use: {', '.join(result.used) or 'none of your parts: this run does not reach them'}."))
     print(columns([("reference", "yours", ""), *((_figure(a), _figure(b), says) for says, a, b in rows)]))
@@ -75,6 +76,18 @@ def _say(project: "Project", result: "Plugged", rows: list[tuple[str, Any, Any]]
     print(paragraph(f"Your part takes {ratio:.2f} times the reference's time{then}."))
     print(paragraph("The task now: make it faster or smaller with every check still green, and plug it again."))
     print(paragraph(f"Then break it: underhood break {project.slug} --predict"))
+
+
+def _ended(result: "Plugged") -> str:
+    from underhood.lab.run import MEMORY_LIMIT_MB
+    from underhood.lab.wording import duration
+    from underhood.workbench.plug import patience
+
+    known = {
+        "Timeout": f"it was stopped after {duration(patience(result.baseline))}; the reference took {duration(result.reference.seconds)}.",
+        "OutOfMemory": f"it needed more than {MEMORY_LIMIT_MB:,} MB; the reference needed {result.reference.peak_mb:,.0f}.",
+    }
+    return known.get(result.mine.how, f"{result.mine.how}: {result.mine.message}")
 
 
 def _figure(value: Any) -> str:

@@ -23,5 +23,5 @@ def command(project: Annotated[str, typer.Argument(metavar="PROJECT", help="Slug
     folder = course.need_course()
     state = course.read_state(folder)
     state["checks"].pop(found.slug, None)
-    course.write_state(folder, state)
+    course.keep_state(folder, state)
     print(paragraph(f"{path} is blank again. What you had is {kept.name}."))

@@ -192,6 +192,5 @@ def _mark_done(project: "Project", told: _Teller) -> None:
     from underhood.workbench import course
 
     folder: Path | None = course.find_course()
-    if folder is not None:
-        course.mark_done(folder, project.slug, datetime.datetime.now(datetime.UTC).date())
+    if folder is not None and course.mark_done(folder, project.slug, datetime.datetime.now(datetime.UTC).date()):
         told(f"Noted in {folder / course.PROGRESS}.")

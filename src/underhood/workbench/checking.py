@@ -113,11 +113,11 @@ def _of_step(project: Project, title: str) -> list[Check]:
     return [c for c in project.checks() if plain_step(c) == title.split(" · ", 1)[1]]
 
 
-def note(report: Report) -> None:
-    """Write what a check found into the course's ``progress.toml``; nothing outside a course."""
+def note(report: Report) -> course.State:
+    """Write what a check found into the course's ``progress.toml``, and return what is known of the project now; nothing outside a course."""
     folder = course.find_course(report.file.parent)
     if folder is None:
-        return
+        return {}
     state = course.read_state(folder)
     before = state["checks"].get(report.project.slug, {})
     now: course.State = {"held": report.held, "of": report.total, "file": digest(report.file)}
@@ -127,7 +127,8 @@ def note(report: Report) -> None:
     state["checks"][report.project.slug] = now
     if report.good:
         state["projects"].setdefault(report.project.slug, datetime.datetime.now().astimezone().date())
-    course.write_state(folder, state)
+    course.keep_state(folder, state)
+    return now
 
 
 def digest(file: Path) -> str:

@@ -5,12 +5,14 @@
 
 import datetime
 import json
+import os
 import re
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
-from underhood.base.errors import DataError, UserError
+from underhood.base.errors import DataError, FileSystemError, UserError
 from underhood.base.files import named_os_errors, write_atomic
 
 PROGRESS = "progress.toml"
@@ -74,13 +76,25 @@ def read_state(course: Path) -> State:
 
 
 def write_state(course: Path, state: State) -> None:
-    """Write ``progress.toml``; lines of comment that its owner wrote move to the top."""
+    """Write ``progress.toml``; lines of comment that its owner wrote move to the top. Raises ``FileSystemError``, also for a file marked read-only."""
     path = course / PROGRESS
+    if path.exists() and not os.access(path, os.W_OK):
+        raise FileSystemError("is read-only", where=str(path))
     before = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     notes = "".join(f"{line}\n" for line in before if line.startswith("#") and line not in HEADER.splitlines())
     tables = {name: values for name, values in state.items() if isinstance(values, dict) and (values or name == "projects")}
     single = "".join(f"{_key(k)} = {_value(v)}\n" for k, v in state.items() if not isinstance(v, dict))
     write_atomic(path, HEADER + notes + single + "".join(_table(_key(name), values) for name, values in tables.items()))
+
+
+def keep_state(course: Path, state: State) -> bool:
+    """``write_state`` for what a command notes by the way: where that cannot be, it is said on stderr and the command goes on. Whether it was kept."""
+    try:
+        write_state(course, state)
+    except FileSystemError as error:
+        print(f"underhood: {error} (so this is not noted; all else is done)", file=sys.stderr)
+        return False
+    return True
 
 
 def _table(name: str, values: State) -> str:
@@ -110,12 +124,13 @@ def done(course: Path) -> dict[str, datetime.date]:
     return found
 
 
-def mark_done(course: Path, slug: str, day: datetime.date) -> None:
-    """Note in ``course`` that project ``slug`` was run to its end on ``day``; the first day stays."""
+def mark_done(course: Path, slug: str, day: datetime.date) -> bool:
+    """Note in ``course`` that project ``slug`` was run to its end on ``day``; the first day stays. Whether it stands there."""
     state = read_state(course)
-    if slug not in state["projects"]:
-        state["projects"][slug] = day
-        write_state(course, state)
+    if slug in state["projects"]:
+        return True
+    state["projects"][slug] = day
+    return keep_state(course, state)
 
 
 def mine(course: Path, slug: str) -> Path:

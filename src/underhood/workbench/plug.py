@@ -1,6 +1,7 @@
 """A learner's part in the real stack: bound behind its checks, run beside the reference with the same seed."""
 
 import ast
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,9 @@ from underhood.projects.registry import Project, find_project, syllabus
 from underhood.workbench import course
 from underhood.workbench.checking import Report, check_file, note
 from underhood.workbench.hollow import name_of_seam
+from underhood.workbench.judge import Unusable
+
+LONGER, SPARE = 12, 60.0  # a run may take so many times what it states, and so many seconds more
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,6 +37,11 @@ def arena(project: Project) -> baselines.Baseline:
     return baselines.get(project.arena)
 
 
+def patience(baseline: baselines.Baseline) -> float:
+    """After how many seconds a run is stopped."""
+    return LONGER * baseline.seconds + SPARE
+
+
 def binds(project: Project, file: Path, names: Sequence[str] | None = None) -> tuple[Bind, ...]:
     """What puts the seams that ``file`` writes into our stack: one ``Bind`` each."""
     text = file.read_text(encoding="utf-8")
@@ -45,14 +54,23 @@ def _defines(text: str, name: str) -> bool:
 
 
 def require_good(project: Project, file: Path) -> Report:
-    """The report of a file whose checks all hold. Raises ``UserError`` when one does not."""
-    report = check_file(project, file)
+    """The report of a file whose checks all hold. Raises ``UserError`` when one does not, or the file cannot be run."""
+    remedy = f"See: underhood check {project.slug}" + ("" if _is_mine(project, file) else f" --file {file}")
+    try:
+        report = check_file(project, file)
+    except Unusable as error:
+        raise UserError(f"the file cannot be run: {error}", where=f"{file}, line {error.line}" if error.line else str(file), remedy=remedy) from error
     note(report)
     if not report.good:
         step = report.next_step
         where = f"; next: {step.title.split(' · ', 1)[1]} (step {step.number})" if step else ""
-        raise UserError(f"{report.held} of {report.total} checks hold{where}", where=str(file), remedy=f"See: underhood check {project.slug}")
+        raise UserError(f"{report.held} of {report.total} checks hold{where}", where=str(file), remedy=remedy)
     return report
+
+
+def _is_mine(project: Project, file: Path) -> bool:
+    folder = course.find_course()
+    return folder is not None and course.mine(folder, project.slug) == file.resolve()
 
 
 def plug(project: Project, file: Path, folder: Path, *, seed: int = 0, listen: Listener | None = None) -> Plugged:
@@ -62,7 +80,8 @@ def plug(project: Project, file: Path, folder: Path, *, seed: int = 0, listen: L
     jobs = [Job(label="healthy", baseline=baseline, seeds=(seed,)), Job(label="mine", baseline=baseline, patches=patches, seeds=(seed,))]
     store = ArmStore(folder / "arms.jsonl")
     store.arms = {k: v for k, v in store.arms.items() if k[1] == "healthy"}  # a learner's file may have changed under its name
-    healthy, mine = (next(a for a in run_jobs(jobs, store, listen=listen, workers=1) if a.label == label) for label in ("healthy", "mine"))
+    arms = run_jobs(jobs, store, listen=listen, workers=1, timeout_s=patience(baseline))
+    healthy, mine = (next(a for a in arms if a.label == label) for label in ("healthy", "mine"))
     used = tuple(name_of_seam(p.target) for p in patches if p.target not in mine.unreached)
     return Plugged(baseline=baseline, reference=healthy, mine=mine, used=used)
 
@@ -73,13 +92,14 @@ def passing_parts() -> dict[str, Path]:
     found = {}
     for project in syllabus():
         path = course.mine(folder, project.slug)
-        if path.is_file() and check_file(project, path).good:
-            found[project.slug] = path
+        with contextlib.suppress(Unusable):
+            if path.is_file() and check_file(project, path).good:
+                found[project.slug] = path
     return found
 
 
 def named_parts(given: Sequence[str]) -> dict[str, Path]:
-    """``["attention=my/attention.py"]`` as project → file. Raises ``UserError`` for another form or a missing file."""
+    """``["attention=my/attention.py"]`` as project → file. Raises ``UserError`` for another form, a missing file, and one whose checks do not hold."""
     found = {}
     for text in given:
         name, equals, file = text.partition("=")
@@ -89,6 +109,8 @@ def named_parts(given: Sequence[str]) -> dict[str, Path]:
         if not path.is_file():
             raise UserError("no such file", where=file)
         found[find_project(name).slug] = path.resolve()
+    for slug, path in found.items():
+        require_good(find_project(slug), path)
     return found
 
 
