@@ -102,15 +102,18 @@ class PageTable:
         return slots, copies
 
     def adopt(self, blocks: Sequence[int], length: int) -> None:
-        """Begin with the ``length`` tokens of another's blocks, as one more user of each."""
+        """Begin with the ``length`` tokens of another's blocks, of which the full ones are published, as one more user of each."""
         if self.blocks or len(blocks) != self.pool.blocks_of(length):
             raise PageError(f"{length} tokens in {len(blocks)} blocks are adopted by a table of {len(self.blocks)}")
         for block in blocks:
             self.pool.share(block)
-        self.blocks, self.length = list(blocks), length
+        self.blocks, self.length, self.published = list(blocks), length, length // self.pool.size
 
     def fork(self) -> "PageTable":
-        """A second table of the same tokens that shares every block; whoever writes first copies the last one."""
+        """A second table of the same tokens that shares every block; whoever writes first copies the last one. Raises ``PageError`` if a full block
+        is not published: its place could be taken in one of the tables and not in the other."""
+        if self.published < self.length // self.pool.size:
+            raise PageError(f"a table is shared that has published {self.published} of {self.length // self.pool.size} full blocks")
         twin = PageTable(self.pool)
         twin.adopt(self.blocks, self.length)
         return twin

@@ -43,8 +43,7 @@ class PrefixIndex:
         """The longest run of known blocks of ``size`` that ``tokens`` begin with, but never all tokens: the last one must be computed to have logits."""
         found: list[Entry] = []
         for at in range(0, len(tokens) - size, size):
-            entry = self.find(found[-1] if found else None, tuple(tokens[at : at + size]), salt)
-            if entry is None:
+            if not (entry := self.find(found[-1] if found else None, tuple(tokens[at : at + size]), salt)):
                 break
             found.append(entry)
         return [entry.block for entry in found]
@@ -68,6 +67,5 @@ class PrefixIndex:
 
     def forget(self, block: int) -> None:
         """``block`` is about to hold something else."""
-        entry = self.by_block.pop(block, None)
-        if entry is not None:
+        if entry := self.by_block.pop(block, None):
             del self.by_hash[entry.hash]
