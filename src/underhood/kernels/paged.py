@@ -1,0 +1,75 @@
+"""Attention of single tokens over keys and values that lie in pages: one query a row, each row with its own pages.
+
+A row's head adds over its positions in order, so the result has the same bits whoever else is in the batch, whatever the page size and the number of threads.
+Pages hold float32, or bfloat16 as ``uint16``; scores and sums are float32. NaN and infinity come through.
+"""
+
+# mypy: ignore-errors
+
+import math
+
+import numpy as np
+from numba import njit, prange
+
+from underhood.kernels.matvec import exp
+from underhood.kernels.simd import SUMS, compiled, number
+
+
+@compiled(parallel=True)
+def paged_attend(q, keys, values, table, lengths, out, window):
+    """out (N, H, D) ← softmax(q kᵀ/√D) v, for the first ``lengths[n]`` positions of row n.
+
+    q (N, H, D) float32; keys and values (blocks, block, G, D); table (N, pages) int64: the block of each page of row n. Head h reads head h // (H/G).
+    With ``window`` > 0 only the last so many positions are seen.
+    """
+    groups = keys.shape[2]
+    for task in prange(q.shape[0] * groups):
+        row, group = task // groups, task % groups
+        attend_group(q, keys, values, table[row], lengths[row], out, window, row, group)
+
+
+@njit
+def attend_group(q, keys, values, pages, length, out, window, row, group):
+    """The heads of one row that share the keys of ``group``."""
+    share, start = q.shape[1] // keys.shape[2], max(0, length - window) if window > 0 else 0
+    scores = np.empty(length - start, np.float32)
+    for head in range(group * share, (group + 1) * share):
+        score(q[row, head], keys, pages, group, start, scores)
+        softmax(scores)
+        mix(values, pages, group, start, scores, out[row, head])
+
+
+@njit(fastmath=SUMS)
+def score(q, keys, pages, group, start, scores):
+    """scores[j] = q · key of position start + j, / √D."""
+    block, scale = keys.shape[1], np.float32(1 / math.sqrt(q.shape[0]))
+    for j in range(scores.shape[0]):
+        key = keys[pages[(start + j) // block], (start + j) % block, group]
+        total = np.float32(0)
+        for d in range(q.shape[0]):
+            total += q[d] * number(key[d])
+        scores[j] = total * scale
+
+
+@njit(fastmath=SUMS)
+def softmax(scores):
+    """scores ← e^(score - highest) / their sum."""
+    highest, total = scores[0], np.float32(0)
+    for j in range(scores.shape[0]):
+        highest = max(highest, scores[j])
+    for j in range(scores.shape[0]):
+        scores[j] = exp(scores[j] - highest)
+        total += scores[j]
+    for j in range(scores.shape[0]):
+        scores[j] /= total
+
+
+@njit(fastmath={"contract"})
+def mix(values, pages, group, start, weights, out):
+    """out = Σ weights[j] · value of position start + j, in order."""
+    block = values.shape[1]
+    out[:] = 0
+    for j in range(weights.shape[0]):
+        value = values[pages[(start + j) // block], (start + j) % block, group]
+        for d in range(out.shape[0]):
+            out[d] += weights[j] * number(value[d])
