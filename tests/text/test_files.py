@@ -168,7 +168,7 @@ def test_damaged_tokenizer_json(tmp_path: Path, name: str) -> None:
     damage(document)
     (tmp_path / "t.json").write_text(json.dumps(document), encoding="utf-8")
     with pytest.raises(TokenizerError, match=message) as caught:
-        load_tokenizer(tmp_path / "t.json")
+        read_tokenizer_json(tmp_path / "t.json")
     assert str(tmp_path / "t.json") in str(caught.value)
 
 

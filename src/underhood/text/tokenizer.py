@@ -1,15 +1,19 @@
 """What every tokenizer offers, and how one is read from a file without knowing its kind."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from underhood.base.errors import TokenizerError
 from underhood.text.bpe import BPE
 from underhood.text.bpe_fast import FastBPE
 from underhood.text.chars import CharTokenizer
+from underhood.text.hf_tokenizer import HFTokenizer
 from underhood.text.tokenizer_json import read_document, vocabulary_of
+from underhood.text.vocabulary import Vocabulary
+
+PLAIN = {"special": True, "lstrip": False, "rstrip": False, "single_word": False}
 
 
 @runtime_checkable
@@ -31,9 +35,10 @@ class Tokenizer(Protocol):
 
 
 def load_tokenizer(path: str | os.PathLike[str], *, readable: bool = False) -> Tokenizer:
-    """The tokenizer in a ``tokenizer.json``, or in the folder that holds one: byte-level BPE (the fast one, unless ``readable``) or characters.
+    """The tokenizer in a ``tokenizer.json``, or in the folder that holds one.
 
-    Raises ``TokenizerError`` naming the file and the field that is missing, damaged or not supported.
+    Characters, byte-level BPE as we save it (the fast one, unless ``readable``), or that of a published model. Raises ``TokenizerError`` naming the
+    file and the field that is missing, damaged or not supported.
     """
     path = Path(path)
     path = path / "tokenizer.json" if path.is_dir() else path
@@ -43,5 +48,30 @@ def load_tokenizer(path: str | os.PathLike[str], *, readable: bool = False) -> T
         return CharTokenizer.of_document(document, str(path))
     if kind != "BPE":
         raise TokenizerError(f"found {kind!r}", where=f"{path}: model.type", expected="'BPE' or 'WordLevel' (characters)")
-    vocabulary = vocabulary_of(document, str(path))
+    vocabulary = _plain_vocabulary(document, str(path))
+    if vocabulary is None:
+        return HFTokenizer(document, str(path))
     return (BPE if readable else FastBPE)(vocabulary.merges, vocabulary.pattern, vocabulary.special)
+
+
+def encode_plain(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The ids of what a person wrote: no special and no other added token is found in it."""
+    return tokenizer.encode(text, plain=True) if isinstance(tokenizer, HFTokenizer) else tokenizer.encode(text)
+
+
+def _plain_vocabulary(document: Mapping[str, Any], where: str) -> Vocabulary | None:
+    """The vocabulary of a file whose ids follow from its merges and that asks for nothing that ``BPE`` does not do; else None."""
+    adds, decoder = document.get("post_processor"), document.get("decoder")
+    if not _is_byte_level(decoder) or not (adds is None or _is_byte_level(adds)):
+        return None
+    added = document.get("added_tokens") or []
+    if not isinstance(added, list) or not all(isinstance(token, dict) and PLAIN.items() <= token.items() for token in added):
+        return None
+    try:
+        return vocabulary_of(document, where)
+    except TokenizerError:
+        return None
+
+
+def _is_byte_level(stage: Any) -> bool:
+    return isinstance(stage, dict) and stage.get("type") == "ByteLevel"

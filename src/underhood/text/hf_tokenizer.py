@@ -1,0 +1,170 @@
+"""Tokenizers of published models, read from their ``tokenizer.json``: text to the ids that the ``tokenizers`` library gives, and back.
+
+The families of GPT-2, Llama 3, Qwen, SmolLM and Mistral's tekken spell words in bytes; Llama 2 and Mistral before it spell them in characters, with
+bytes for those they lack, as sentencepiece does. Both are one machine whose parts the file names: added tokens, normalizer, pre-tokenizer, merges,
+template, decoder. A part or a field that is not known here is refused by name, for it might change the ids.
+
+Three things differ from that library on purpose. A special token inside a text is plain text unless the caller allows it (see ``special``). An id
+or a character outside the vocabulary is an error instead of nothing. Bytes that are not UTF-8 are decoded as ``bytes.decode`` does for all
+families, where that library turns the whole run of them into U+FFFD for sentencepiece: only so is text that comes token by token the same text.
+"""
+
+import json
+import os
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from underhood.base.errors import TokenizerError, UnknownName
+from underhood.base.files import write_atomic
+from underhood.text.added import AddedToken, Matcher, read_added
+from underhood.text.alphabet import CHAR_OF_BYTE, utf8, well_formed
+from underhood.text.decoding import read_decoder
+from underhood.text.fields import LIST, OBJECT, Field, is_count, read_fields, require_text, short
+from underhood.text.merging import Merges
+from underhood.text.normalize import read_normalizer
+from underhood.text.pretokenize import read_pre_tokenizer
+from underhood.text.template import read_template
+from underhood.text.vocabulary import Pair
+from underhood.text.words import BYTE_TOKENS, Memory, WordEncoder
+
+STAGES = ("version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder", "model")
+MAYBE_TEXT = Field((str, type(None)), None)
+MODEL = {
+    "type": Field(str, "BPE"), "vocab": OBJECT, "merges": LIST, "unk_token": MAYBE_TEXT, "dropout": Field((float, int, type(None)), None),
+    "continuing_subword_prefix": MAYBE_TEXT, "end_of_word_suffix": MAYBE_TEXT, "fuse_unk": Field(bool, False), "byte_fallback": Field(bool, False),
+    "ignore_merges": Field(bool, False),
+}  # fmt: skip
+VISIBLE = dict(enumerate(CHAR_OF_BYTE))
+MATCHERS_KEPT = 64
+
+
+class HFTokenizer:
+    """The tokenizer that a parsed ``tokenizer.json`` describes; ``where`` names the file in errors.
+
+    ``special`` and ``added`` give the id of each special, and of each added token; ``begin_ids`` and ``end_ids`` are what the model expects around a
+    text. The file's ``truncation`` and ``padding`` are settings of batches and play no part.
+    """
+
+    def __init__(self, document: Mapping[str, Any], where: str = "tokenizer.json") -> None:
+        for name in document:
+            if name not in STAGES:
+                raise TokenizerError(f"an unknown field {short(name)}, which may change the ids", where=where, expected=", ".join(STAGES))
+        self._document = document
+        model = read_fields(document.get("model"), f"{where}: model", MODEL)
+        vocab = _vocab(model["vocab"], f"{where}: model.vocab")
+        self._words = Memory(self._encode_word)
+        self._encoder = _encoder(model, vocab, f"{where}: model")
+        self._normalize = read_normalizer(document.get("normalizer"), f"{where}: normalizer")
+        self._pre_tokenize = read_pre_tokenizer(document.get("pre_tokenizer"), f"{where}: pre_tokenizer")
+        self._decoder = read_decoder(document.get("decoder"), f"{where}: decoder")
+        self._added = {token.content: token for token in read_added(document, vocab, where)}
+        self.added = {name: token.id for name, token in self._added.items()}
+        self.special = {name: token.id for name, token in self._added.items() if token.special}
+        self._names = {number: name for name, number in (vocab | self.added).items()}
+        self.tokens = {number: self._decoder.token(name) for number, name in self._names.items()}
+        if not self.tokens:
+            raise TokenizerError("is empty", where=f"{where}: model.vocab")
+        self.begin_ids, self.end_ids = read_template(document.get("post_processor"), f"{where}: post_processor", self.tokens)
+        self._matchers: dict[frozenset[str], tuple[Matcher, Matcher]] = {}
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the highest id."""
+        return max(self.tokens) + 1
+
+    def encode(self, text: str, allowed_special: Collection[str] = frozenset(), *, add_special_tokens: bool = False, plain: bool = False) -> list[int]:
+        """The ids of ``text``, with ``add_special_tokens`` between ``begin_ids`` and ``end_ids``.
+
+        A special token inside the text is plain text unless ``allowed_special`` names it; added tokens that are not special are always found, unless
+        ``plain`` is set, which makes plain text of everything. Raises ``UnknownName`` for an allowed name that is no added token.
+        """
+        raw, normalized = self._matchers_for(frozenset(allowed_special), plain)
+        ids = list(self.begin_ids) if add_special_tokens else []
+        for at, piece in raw.cut(well_formed(text)):
+            if isinstance(piece, AddedToken):
+                ids.append(piece.id)
+                continue
+            for inner, part in normalized.cut(self._normalize(piece) if self._normalize else piece):
+                if isinstance(part, AddedToken):
+                    ids.append(part.id)
+                    continue
+                for word in self._pre_tokenize(part, first=at + inner == 0):
+                    ids += self._words[word]
+        return ids + self.end_ids if add_special_tokens else ids
+
+    def _matchers_for(self, allowed: frozenset[str], plain: bool) -> tuple[Matcher, Matcher]:
+        """What finds added tokens in raw and in normalized text."""
+        if plain:
+            return Matcher(()), Matcher(())
+        if allowed not in self._matchers:
+            for name in allowed - self.added.keys():
+                raise UnknownName("special token", name, self.added)
+            if len(self._matchers) >= MATCHERS_KEPT:
+                self._matchers.clear()
+            wanted = [token for name, token in self._added.items() if name in allowed or not token.special]
+            normalized = Matcher((token for token in wanted if token.normalized), self._normalize)
+            self._matchers[allowed] = Matcher(token for token in wanted if not token.normalized), normalized
+        return self._matchers[allowed]
+
+    def _encode_word(self, word: str) -> list[int]:
+        return self._encoder.encode(utf8(word).decode("latin-1").translate(VISIBLE) if self._pre_tokenize.byte_level else word)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ``ids``. The space that a sentencepiece tokenizer puts before a text is taken away again; bytes that are not UTF-8 become U+FFFD."""
+        ids = list(ids)
+        data = self.decode_bytes(ids)
+        if ids and self._decoder.first:
+            data = self._decoder.first(self._names[ids[0]]) + data[len(self.tokens[ids[0]]) :]
+        spaces = len(data) - len(data.lstrip(b" "))
+        return data[min(spaces, self._decoder.strip) :].decode("utf-8", errors="replace")
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """Each id's own bytes, joined: text that goes on after other text keeps its first space. Raises ``TokenizerError`` for an unknown id."""
+        try:
+            return b"".join([self.tokens[i] for i in ids])
+        except KeyError as error:
+            raise TokenizerError(f"no token has the id {error.args[0]}", expected=f"0 … {self.vocab_size - 1}") from None
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the ``tokenizer.json`` that was read."""
+        write_atomic(path, utf8(json.dumps(self._document, ensure_ascii=False, indent=1) + "\n"))
+
+
+def _vocab(vocab: Mapping[str, Any], where: str) -> dict[str, int]:
+    seen: dict[int, str] = {}
+    for token, number in vocab.items():
+        if not is_count(number):
+            raise TokenizerError(f"{short(token)} has {short(number)}", where=where, expected="an id from 0 on")
+        if seen.setdefault(number, token) != token:
+            raise TokenizerError(f"{short(seen[number])} and {short(token)} have the same id {number}", where=where)
+    require_text("".join(vocab), where)
+    return dict(vocab)
+
+
+def _encoder(model: Mapping[str, Any], vocab: Mapping[str, int], where: str) -> WordEncoder:
+    for field, nothing in {"type": "BPE", "dropout": None, "continuing_subword_prefix": None, "end_of_word_suffix": None}.items():
+        if model[field] != nothing and model[field] not in ("", 0):
+            raise TokenizerError(f"found {short(model[field])}, which is not supported", where=f"{where}.{field}", expected=repr(nothing))
+    unknown, byte_fallback = model["unk_token"], model["byte_fallback"]
+    if unknown is not None and unknown not in vocab:
+        raise TokenizerError(f"{short(unknown)} is not in the vocabulary", where=f"{where}.unk_token")
+    if byte_fallback and (missing := [token for token in BYTE_TOKENS if token not in vocab]):
+        raise TokenizerError(f"{missing[0]!r} is not in the vocabulary", where=f"{where}.byte_fallback", expected="a token for every byte")
+    merges = _merges(model["merges"], vocab, f"{where}.merges")
+    return WordEncoder(vocab, merges, byte_fallback=byte_fallback, unknown=unknown, fuse=model["fuse_unk"], whole=model["ignore_merges"])
+
+
+def _merges(listed: list[Any], vocab: Mapping[str, int], where: str) -> Merges:
+    pairs: dict[Pair, int] = {}
+    for rank, entry in enumerate(listed):
+        parts = entry.split(" ") if isinstance(entry, str) else entry
+        if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(part, str) for part in parts):
+            raise TokenizerError(f"found {short(entry)}", where=f"{where}[{rank}]", expected="two tokens")
+        for part in (*parts, parts[0] + parts[1]):
+            if part not in vocab:
+                raise TokenizerError(f"uses {short(part)}, which is not in the vocabulary", where=f"{where}[{rank}]")
+        pair = vocab[parts[0]], vocab[parts[1]]
+        if pair in pairs:
+            raise TokenizerError(f"{short(entry)} stands twice", where=f"{where}[{rank}]")
+        pairs[pair] = vocab[parts[0] + parts[1]]
+    return Merges(list(pairs), list(pairs.values()))

@@ -1,0 +1,106 @@
+"""One word of text to ids: its characters, those that the vocabulary lacks as bytes or as the unknown token, and then the merges."""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
+
+import numpy as np
+from jaxtyping import UInt64
+
+from underhood.base.errors import TokenizerError
+from underhood.text.merging import Merges
+
+REMEMBERED = 1 << 16  # words; then the memory starts afresh
+LONGEST_REMEMBERED = 1 << 10  # characters
+WORTH_CUTTING = 64  # characters: below, looking for joints costs more than it saves
+BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(256))
+
+
+class Memory(dict[str, list[int]]):
+    """What ``compute`` gave for each word, computed when it is first asked for."""
+
+    def __init__(self, compute: Callable[[str], list[int]]) -> None:
+        super().__init__()
+        self.compute = compute
+
+    def __missing__(self, word: str) -> list[int]:
+        found = self.compute(word)
+        if len(word) <= LONGEST_REMEMBERED:
+            if len(self) >= REMEMBERED:
+                self.clear()
+            self[word] = found
+        return found
+
+
+class WordEncoder:
+    """``vocab``: every token with its id; ``byte_fallback``: an unknown character is spelled in the tokens ``<0xNN>``; else it is ``unknown``, if any.
+
+    With ``fuse`` unknown characters in a row are one token; with ``whole`` a word that is a token is not merged from its characters.
+    """
+
+    def __init__(
+        self, vocab: Mapping[str, int], merges: Merges, *, byte_fallback: bool = False, unknown: str | None = None, fuse: bool = False, whole: bool = False
+    ) -> None:
+        self.vocab, self.merges, self.whole, self.fuse = vocab, merges, whole, fuse
+        self.unknown = None if unknown is None else vocab[unknown]
+        self.bytes = [vocab[token] for token in BYTE_TOKENS] if byte_fallback else None
+        self.pieces = Memory(self._encode_piece)
+        self.can_cut = self._can_cut()
+
+    def encode(self, word: str) -> list[int]:
+        """The ids of ``word``, which is cut first where no merge can join two characters. Raises ``TokenizerError`` for one that has no token."""
+        if self.whole and word in self.vocab:
+            return [self.vocab[word]]
+        if len(word) < WORTH_CUTTING or not self.can_cut:
+            return self._encode_piece(word)
+        ids: list[int] = []
+        for piece in self._cut(word):
+            ids += self.pieces[piece]
+        return ids
+
+    def _encode_piece(self, piece: str) -> list[int]:
+        return self.merges.apply(self._symbols(piece))
+
+    def _symbols(self, piece: str) -> list[int]:
+        """The id of each character."""
+        ids = list(map(self.vocab.get, piece))
+        return self._spelled(piece, ids) if None in ids else ids  # type: ignore[return-value]
+
+    def _spelled(self, piece: str, ids: list[int | None]) -> list[int]:
+        found: list[int] = []
+        after_unknown = False
+        for char, number in zip(piece, ids, strict=True):
+            if number is not None:
+                found.append(number)
+            elif self.bytes is not None:
+                found += [self.bytes[byte] for byte in char.encode()]
+            elif self.unknown is None:
+                raise TokenizerError(f"{char!r} (U+{ord(char):04X}) has no token in this vocabulary")
+            elif not (self.fuse and after_unknown):
+                found.append(self.unknown)
+            after_unknown = number is None
+        return found
+
+    def _can_cut(self) -> bool:
+        """Whether only characters side by side in some token merge, and none that are unknown do anything together."""
+        others = {self.unknown, *(self.bytes or ())}
+        return not (self.fuse and self.bytes is None) and not any(left in others or right in others for left, right in self.merges.pairs)
+
+    @functools.cached_property
+    def _joints(self) -> UInt64[np.ndarray, "n"]:
+        """Every two characters that stand side by side in a token that merges make."""
+        made = set(self.merges.made)
+        return np.unique(_neighbours("\0".join(token for token, number in self.vocab.items() if number in made)))
+
+    def _cut(self, word: str) -> Iterator[str]:
+        """``word`` in the pieces between which no merge reaches: no token holds the last character of one beside the first of the next."""
+        pairs, joints = _neighbours(word), self._joints
+        joined = joints[np.minimum(np.searchsorted(joints, pairs), len(joints) - 1)] == pairs if len(joints) else np.zeros(len(pairs), bool)
+        ends = [0, *(np.flatnonzero(~joined) + 1).tolist(), len(word)]
+        return (word[a:b] for a, b in pairwise(ends))
+
+
+def _neighbours(text: str) -> UInt64[np.ndarray, "n"]:
+    """Each character of ``text`` but the last with the one that follows, in one number."""
+    codes = np.frombuffer(text.encode("utf-32-le"), np.uint32).astype(np.uint64)
+    return np.asarray(codes[:-1] << np.uint64(32) | codes[1:])
