@@ -9,7 +9,7 @@ import pytest
 from underhood.base.rng import stream_seed
 from underhood.cli import list as listing
 from underhood.cli.main import main
-from underhood.lab.check import CheckFailed
+from underhood.lab.check import Check, CheckFailed
 from underhood.lab.patch import applied
 from underhood.projects.registry import Project, find_project, syllabus
 
@@ -57,7 +57,7 @@ def test_the_matrix_says_what_the_checks_do(capsys: pytest.CaptureFixture[str]) 
     assert (matrix["unseen_breaks"], matrix["idle_checks"]) == ([], [])
 
 
-def _fails(check: "listing.Any", project: Project) -> bool:
+def _fails(check: Check, project: Project) -> bool:
     try:
         check.run(project.part_now(), random.Random(stream_seed(0, f"check/{check.name}")))
     except CheckFailed:

@@ -254,7 +254,7 @@ OWN = "seen = torch.ones(x.shape[-2], x.shape[-2]).tril().to(x.dtype)"
         ("mask_off_by_one", {"tril(S - T)": "triu(S - T - S).tril(S - T + 1)"}, True, "exactly like mask_off_by_one"),  # by other means
         ("self_hidden", {"tril(S - T)": "tril(S - T - 1)", "require_visible(mask)": REFUSAL}, True, "exactly like self_hidden"),  # in other words
         ("mask_off_by_one", {TRIANGLE: OWN, "tril(S - T)": "tril(S - T + 1)"}, False, "past is averaged should fail too and holds"),
-        ("mask_off_by_one", {"tril(S - T)": "tril(S - T + 2)"}, False, "fails with"),
+        ("mask_off_by_one", {"tril(S - T)": "tril(S - T + 2)"}, False, "past is averaged finds 3, where the break gives 4"),
         ("mask_off_by_one", {"tril(S - T)": "tril(S - T + 1)", "/ math.sqrt(q.shape[-1])": ""}, False, "scores are scaled fail and should hold"),
         ("no_scale", {"return weights @ x": 'raise NotWritten("average_past")'}, False, "past is averaged: not written"),
     ],

@@ -162,7 +162,8 @@ def _sabotaged(project: "Project", sabotage: "Sabotage", file: Path) -> Path:
     from underhood.workbench import mine as own
 
     path, new = own.copy_of(file)
-    print(paragraph(f"{'Copied' if new else 'Found'} {path}. Sabotage it: {sabotage.says}"))
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    print(paragraph(f"{'Copied to' if new else 'Found'} {shown}. Sabotage it: {sabotage.says}"))
     print(paragraph(f"Where: {', '.join(own.places(sabotage))}. Your own file stays as it is."))
     while True:
         found = own.recognise(project, sabotage, path)

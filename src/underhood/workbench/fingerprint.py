@@ -65,10 +65,11 @@ def same(a: Mark | None, b: Mark | None) -> bool:
     """Whether two parts did alike in one check: both held, or both stopped at one assertion with the same found there."""
     if a is None or b is None:
         return a is b
-    return a.says == b.says and len(a.found) == len(b.found) and all(map(_near, a.found, b.found))
+    return a.says == b.says and len(a.found) == len(b.found) and all(map(near, a.found, b.found))
 
 
-def _near(a: Any, b: Any) -> bool:
+def near(a: Any, b: Any) -> bool:
+    """Whether two numbers agree within ``TOLERANCE`` of the larger one, or of 1, NaN and NaN too; two texts when they are equal."""
     if isinstance(a, float) and isinstance(b, float):
         return a == b or (math.isnan(a) and math.isnan(b)) or abs(a - b) <= TOLERANCE * max(1.0, abs(a), abs(b))
     return bool(a == b)

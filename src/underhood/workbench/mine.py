@@ -17,7 +17,7 @@ from underhood.workbench.checking import check_file
 from underhood.workbench.plug import binds
 
 BROKEN = "broken"
-SHOWN = 4  # numbers of what was found
+SHOWN = 80  # characters of what was found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,10 @@ def _differs(mine: fingerprint.Fingerprint, theirs: fingerprint.Fingerprint) -> 
         parts.append(f"{_listed(held)} should fail too and {_verb(held, 'holds', 'hold')} (does what you changed stand in your file a second time?)")
     if more := wrong - declared:
         parts.append(f"{_listed(more)} {_verb(more, 'fails', 'fail')} and should hold")
-    return "; ".join(parts or [_at(name, mine[name], theirs[name]) for name in mine if not fingerprint.same(mine[name], theirs[name])])
+    if parts:
+        return "; ".join(parts)
+    first, *more = [name for name in mine if not fingerprint.same(mine[name], theirs[name])]
+    return _at(first, mine[first], theirs[first]) + (f" (and so {_verb(set(more), 'does', 'do')} {_listed(set(more))})" if more else "")
 
 
 def _at(name: str, mine: fingerprint.Mark | None, theirs: fingerprint.Mark | None) -> str:
@@ -79,13 +82,16 @@ def _at(name: str, mine: fingerprint.Mark | None, theirs: fingerprint.Mark | Non
     assert mine is not None
     assert theirs is not None
     if mine.says != theirs.says:
-        return f"{_plain(name)} fails at «{mine.says}» and should fail at «{theirs.says}»"
-    return f"{_plain(name)} fails with {_shown(mine)} and should fail with {_shown(theirs)}"
+        return f"{_plain(name)} fails at «{mine.says}», where the break fails at «{theirs.says}»"
+    if len(mine.found) != len(theirs.found):
+        return f"{_plain(name)} finds something of another size"
+    pairs = zip(mine.found, theirs.found, strict=True)
+    a, b = next(pair for pair in pairs if not fingerprint.near(*pair))
+    return f"{_plain(name)} finds {_shown(a)}, where the break gives {_shown(b)}"
 
 
-def _shown(mark: fingerprint.Mark) -> str:
-    words = [number(value) if isinstance(value, float) else str(value).strip() for value in mark.found[:SHOWN]]
-    return " ".join(words) + (" …" if len(mark.found) > SHOWN else "")
+def _shown(value: object) -> str:
+    return number(value) if isinstance(value, float) else str(value)[:SHOWN]
 
 
 def _listed(names: set[str]) -> str:
