@@ -7,7 +7,7 @@ import pytest
 
 from underhood.cli.main import main
 from underhood.infer.sample import SampleConfig, stream_text
-from underhood.interop.gpt2 import save_gpt2
+from underhood.interop.export import save_model
 from underhood.interop.models import open_model
 from underhood.nn.gpt import GPTConfig, build_gpt
 from underhood.text.bpe import BPE
@@ -17,7 +17,7 @@ from underhood.text.bpe import BPE
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = BPE([], special=("<|endoftext|>",))
     model = build_gpt(GPTConfig(vocab_size=257, context=32, n_layer=1, n_head=2, width=16, init="fan_in"), 0)
-    return save_gpt2(model, tmp_path_factory.mktemp("models") / "tiny", tokenizer)
+    return save_model(model, tmp_path_factory.mktemp("models") / "tiny", tokenizer)
 
 
 def test_streams_what_the_library_writes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,9 @@ import torch
 
 from underhood.base.errors import CheckpointError, ConfigError
 from underhood.infer.sample import SampleConfig, generate
-from underhood.interop.gpt2 import load_gpt2, load_gpt2_tokenizer, save_gpt2, write_config
+from underhood.interop.export import save_model
+from underhood.interop.gpt2 import load_gpt2, write_config
+from underhood.interop.models import load_their_tokenizer
 from underhood.nn.gpt import GPT, GPTConfig, build_gpt
 from underhood.text.bpe import BPE
 
@@ -108,7 +110,7 @@ def test_older_files_without_prefix_and_with_masks(folder: Path, tmp_path: Path)
 @pytest.mark.parametrize("changes", [{}, {"fused_qkv": False}, {"tie": False, "dropout": 0.1, "hidden": 20, "activation": "gelu"}])
 def test_round_trip_through_transformers(tmp_path: Path, changes: dict[str, Any]) -> None:
     ours = build_gpt(GPTConfig(vocab_size=131, context=128, n_layer=2, width=32, init="fan_in", **changes), 0).eval()
-    save_gpt2(ours, tmp_path / "out")
+    save_model(ours, tmp_path / "out")
     theirs, loading = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not loading["missing_keys"]
     assert not loading["unexpected_keys"]
@@ -121,11 +123,11 @@ def test_round_trip_through_transformers(tmp_path: Path, changes: dict[str, Any]
 
 @pytest.mark.parametrize(
     "changes",
-    [{"positions": "Rotary"}, {"norm": "RMSNorm"}, {"bias": False}, {"qk_norm": True}, {"logit_cap": 5.0}, {"activation": "relu_squared"}],
+    [{"norm": "RMSNorm"}, {"bias": False}, {"qk_norm": True}, {"logit_cap": 5.0}, {"activation": "relu_squared"}],
 )
 def test_what_the_layout_cannot_say_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(changes))):
-        save_gpt2(GPT(GPTConfig(vocab_size=7, width=8, n_head=2, **changes)), tmp_path / "out")
+        save_model(GPT(GPTConfig(vocab_size=7, width=8, n_head=2, **changes)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -199,6 +201,6 @@ def test_tokenizer_in_either_form(tmp_path: Path) -> None:
     (tmp_path / "two" / "merges.txt").write_text("\n".join(["#version: 0.2", *(f"{tokens[a]} {tokens[b]}" for a, b in bpe.merges), ""]))
     text = "the mat é <|endoftext|>"
     for name in ("one", "two"):
-        assert load_gpt2_tokenizer(tmp_path / name).encode(text) == bpe.encode(text)
+        assert load_their_tokenizer(tmp_path / name).encode(text) == bpe.encode(text)
     with pytest.raises(CheckpointError, match="no tokenizer"):
-        load_gpt2_tokenizer(tmp_path)
+        load_their_tokenizer(tmp_path)

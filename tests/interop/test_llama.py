@@ -17,6 +17,9 @@ transformers = pytest.importorskip("transformers")
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
+PLAIN = {"attention": "MultiHeadAttention", "block": "underhood.nn.llama:LlamaBlock", "positions": "Rotary", "rope": None, "epsilon": 1e-6} | dict.fromkeys(
+    ("n_kv_head", "head_dim", "qkv_bias", "output_bias")
+)  # the parts of project 7
 SIZES = {"vocab_size": 131, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 4, "max_position_embeddings": 64}
 IDS = torch.randint(131, (2, 64), generator=torch.Generator().manual_seed(0))
 
@@ -39,9 +42,10 @@ def saved(folder: Path, **fields: Any) -> Any:
 
 
 @pytest.mark.parametrize("tie", [False, True])
-def test_logits_equal_transformers(tmp_path: Path, tie: bool) -> None:
+@pytest.mark.parametrize("parts", [PLAIN, {}])
+def test_logits_equal_transformers(tmp_path: Path, tie: bool, parts: dict[str, Any]) -> None:
     theirs = saved(tmp_path, tie_word_embeddings=tie)
-    ours = load_llama(tmp_path)
+    ours = load_llama(tmp_path, **parts)
     with torch.no_grad():
         expected = theirs(IDS).logits
         assert expected.std() > 0.5
@@ -65,7 +69,7 @@ def test_a_broken_stack_loads_the_weights_without_a_word(tmp_path: Path, name: s
     theirs = saved(tmp_path)
     _, broken = find_break(f"block.{name}")
     with applied(broken.patches), torch.no_grad():
-        found = load_llama(tmp_path)(IDS)
+        found = load_llama(tmp_path, **PLAIN)(IDS)
         assert found.isfinite().all()
         assert (found - theirs(IDS).logits).abs().max() > 0.1
 
@@ -73,19 +77,23 @@ def test_a_broken_stack_loads_the_weights_without_a_word(tmp_path: Path, name: s
 @pytest.mark.parametrize(
     ("fields", "names"),
     [
-        ({"hidden_act": "gelu"}, "hidden_act"),
-        ({"attention_bias": True}, "attention_bias"),
-        ({"num_key_value_heads": 2}, "num_key_value_heads"),
-        ({"head_dim": 16}, "head_dim"),
-        ({"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}}, "rope_theta"),
-        ({"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "rope_parameters"),
-        ({"rope_parameters": None, "rope_theta": 500000.0}, "rope_theta"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling"),
+        ({"hidden_act": "quick_gelu"}, "hidden_act"),
+        ({"attention_bias": "yes"}, "attention_bias"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads"),
+        ({"head_dim": -16}, "head_dim"),
+        ({"head_dim": 15}, "head_dim"),
+        ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 500000.0}}, "rope_type"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 0}}, "rope_theta"),
+        ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "speed": 3}}, "speed"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "su", "factor": 2.0}}, "rope_type"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+        ({"pretraining_tp": 2}, "pretraining_tp"),
         ({"sliding_window": 8}, "sliding_window"),
         ({"hidden_size": 0}, "hidden_size"),
         ({"rms_norm_eps": "small"}, "rms_norm_eps"),
-        ({"rms_norm_eps": -1.0}, "epsilon"),
-        ({"model_type": "mistral"}, "model_type"),
+        ({"rms_norm_eps": -1.0}, "rms_norm_eps"),
+        ({"model_type": "mamba"}, "model_type"),
     ],
 )
 def test_what_would_change_the_maths_is_refused(tmp_path: Path, fields: dict[str, Any], names: str) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from underhood.base.config import to_plain
 from underhood.base.errors import CheckpointError
-from underhood.interop.gpt2 import save_gpt2
+from underhood.interop.export import save_model
 from underhood.interop.models import open_model
 from underhood.nn.gpt import GPT, GPTConfig, build_gpt
 from underhood.text.chars import CharTokenizer
@@ -51,7 +51,7 @@ def test_a_damaged_latest_checkpoint_falls_back_to_the_one_before(tmp_path: Path
 
 
 def test_a_gpt2_folder_opens(tmp_path: Path) -> None:
-    save_gpt2(model(5), tmp_path / "out", TOKENIZER)
+    save_model(model(5), tmp_path / "out", TOKENIZER)
     opened, tokenizer, config = open_model(tmp_path / "out")
     torch.testing.assert_close(opened(IDS), model(5)(IDS))
     assert tokenizer.decode([0, 1]) == TOKENIZER.decode([0, 1])

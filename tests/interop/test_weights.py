@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from underhood.base.errors import CheckpointError
-from underhood.interop.weights import LARGEST_HEADER, TensorInfo, find_weights, read_header, read_weights
+from underhood.interop.weights import INDEX, LARGEST_HEADER, TensorInfo, open_weights, read_header, read_weights, write_weights
 
 GOOD = {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
 
@@ -27,8 +27,10 @@ def test_what_the_library_writes_is_read(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     header = read_header(tmp_path / "model.safetensors")
     assert {n: i.shape for n, i in header.items()} == {"b": (2, 3), "a": (4,), "none": (0, 3)}
-    read = read_weights(find_weights(tmp_path))
+    read = read_weights(tmp_path / "model.safetensors")
     assert all(torch.equal(read[n], t) for n, t in tensors.items())
+    mapped = open_weights(tmp_path)
+    assert all(torch.equal(mapped.tensor(n), t) for n, t in tensors.items())
     assert read_header(write(tmp_path, GOOD)) == {"a": TensorInfo("F32", (2,), 0, 8)}
 
 
@@ -95,14 +97,55 @@ def test_hundreds_of_thousands_of_empty_tensors_are_refused_at_once(tmp_path: Pa
 def test_pickles_are_refused_by_name(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"\x80\x04.")
     with pytest.raises(CheckpointError, match=f"{name} is a pickle, which runs code"):
-        find_weights(tmp_path)
+        open_weights(tmp_path)
 
 
-def test_nothing_there_and_sharded(tmp_path: Path) -> None:
+def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no weights"):
-        find_weights(tmp_path)
-    (tmp_path / "model.safetensors.index.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="several files"):
-        find_weights(tmp_path)
+        open_weights(tmp_path)
     with pytest.raises(CheckpointError, match="No such file"):
         read_weights(tmp_path / "model.safetensors")
+
+
+TENSORS = {"a": torch.arange(6.0), "b": torch.ones(2, 3), "c": torch.zeros(5, dtype=torch.bfloat16)}
+
+
+def test_shards_are_one_model(tmp_path: Path) -> None:
+    write_weights(tmp_path, TENSORS, shard_bytes=40)
+    assert len(list(tmp_path.glob("model-*.safetensors"))) == 2
+    found = open_weights(tmp_path)
+    assert all(torch.equal(found.tensor(n), t) for n, t in TENSORS.items())
+    assert found.infos["b"].shape == (2, 3)
+    assert torch.equal(found.renamed({"x": "b"}).tensor("x"), TENSORS["b"])
+
+
+def index(tmp_path: Path, **places: str) -> None:
+    """Shards as above, their index with other places for some tensors."""
+    write_weights(tmp_path, TENSORS, shard_bytes=40)
+    path = tmp_path / INDEX
+    held = json.loads(path.read_text())
+    path.write_text(json.dumps(held | {"weight_map": held["weight_map"] | places}))
+
+
+@pytest.mark.parametrize(
+    ("places", "says"),
+    [
+        ({"a": "../model-00001-of-00002.safetensors"}, "in the same folder"),
+        ({"a": "/etc/passwd"}, "in the same folder"),
+        ({"a": "weights.bin"}, "in the same folder"),
+        ({"d": "model-00001-of-00002.safetensors"}, "the tensor d is not in it"),
+        ({"a": "model-00002-of-00002.safetensors"}, "the tensor a is in it, against the index"),
+        ({"a": "model-00003-of-00002.safetensors"}, "is missing"),
+    ],
+)
+def test_an_index_that_lies_is_refused(tmp_path: Path, places: dict[str, str], says: str) -> None:
+    index(tmp_path, **places)
+    with pytest.raises(CheckpointError, match=says):
+        open_weights(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight_map": {}}', '{"weight_map": {"a": 3}}', '{"weight_map": "a"}'])
+def test_a_damaged_index_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / INDEX).write_text(text)
+    with pytest.raises(CheckpointError, match=r"index\.json"):
+        open_weights(tmp_path)

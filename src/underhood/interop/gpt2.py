@@ -8,21 +8,15 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from underhood.base.errors import CheckpointError, ConfigError, DataError
-from underhood.base.files import folder_atomic, read_json, write_json
-from underhood.interop.weights import TensorInfo, find_weights, read_header, read_weights
+from underhood.base.files import read_json
+from underhood.interop.weights import StoredWeights, fill, open_weights
 from underhood.nn.gpt import GPT, GPTConfig
-from underhood.text.bpe_fast import FastBPE
-from underhood.text.gpt2_files import read_gpt2_files
-from underhood.text.tokenizer import Tokenizer, load_tokenizer
-from underhood.train.checkpoint import write_tensors
-
-T = TypeVar("T")
 
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": "silu", "swish": "silu"}
 SIZES = {"vocab_size": "vocab_size", "n_positions": "context", "n_layer": "n_layer", "n_head": "n_head", "n_embd": "width", "n_inner": "hidden"}
@@ -48,51 +42,25 @@ NO_MATTER = {  # what training, other tasks or the library's own bookkeeping nee
 READ = {*SIZES, *DROPOUTS, *MUST_BE, *NO_MATTER, "activation_function", "layer_norm_epsilon", "tie_word_embeddings"}
 
 
-def load_gpt2(folder: str | os.PathLike[str], **changes: Any) -> GPT:
-    """The model in ``folder``, in float32 and evaluation mode; ``changes`` go to its ``GPTConfig`` (``kernel="sdpa"``).
+def load_gpt2(folder: str | os.PathLike[str], dtype: torch.dtype = torch.float32, **changes: Any) -> GPT:
+    """The model in ``folder``, in evaluation mode; ``changes`` go to its ``GPTConfig`` (``kernel="sdpa"``).
 
     Raises ``CheckpointError`` naming the field or tensor that is missing, unknown, damaged or at odds with the rest.
     """
     folder = Path(folder)
-    path = find_weights(folder)
+    weights = _named(open_weights(folder))
     config = dataclasses.replace(read_config(folder / "config.json"), **changes)
-    header = _named(read_header(path))
-    layout = tensor_names(config)
-    _require_layout(layout, header, config, path)
-    stored = _named(read_weights(path))
-    if config.tie and not torch.equal(stored.get("lm_head.weight", stored["transformer.wte.weight"]), stored["transformer.wte.weight"]):
-        raise CheckpointError("a head of its own", where=f"{path}: lm_head.weight", expected="the token embedding, since config.json ties them")
-    model = GPT(config)
-    weights = {ours: stored[theirs].T if turned else stored[theirs] for theirs, (ours, turned) in layout.items()}
-    model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-    return model.eval()
+    head, embedding = "lm_head.weight", "transformer.wte.weight"
+    model = fill(config, weights, tensor_names(config), dtype, spare={head} if config.tie else ())
+    if config.tie and head in weights.infos and not torch.equal(weights.tensor(head), weights.tensor(embedding)):
+        raise CheckpointError("a head of its own", where=f"{weights.where}: {head}", expected="the token embedding, since config.json ties them")
+    return model
 
 
-def save_gpt2(model: GPT, folder: str | os.PathLike[str], tokenizer: Tokenizer | None = None) -> Path:
-    """Write ``model`` (and its tokenizer) so that transformers' ``GPT2LMHeadModel.from_pretrained`` reads it. ``folder`` must not exist yet.
-
-    Raises ``ConfigError`` for a model that GPT-2's layout has no words for: rotary positions, RMS norm, no biases …
-    """
-    fields = write_config(model.config)
+def their_tensors(model: GPT) -> dict[str, Tensor]:
+    """The model's tensors under the layout's names, turned where the layout has them so."""
     state = _fused(model.state_dict())
-    layout = tensor_names(model.config)
-    with folder_atomic(folder) as temporary:
-        write_tensors(temporary / "model.safetensors", {theirs: state[ours].T if turned else state[ours] for theirs, (ours, turned) in layout.items()})
-        write_json(temporary / "config.json", fields)
-        if tokenizer is not None:
-            tokenizer.save(temporary / "tokenizer.json")
-    return Path(folder)
-
-
-def load_gpt2_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
-    """The tokenizer beside the weights: ``tokenizer.json``, or ``vocab.json`` with ``merges.txt``. Raises ``TokenizerError`` or ``CheckpointError``."""
-    folder = Path(folder)
-    if (folder / "tokenizer.json").is_file():
-        return load_tokenizer(folder)
-    if (folder / "merges.txt").is_file():
-        vocabulary = read_gpt2_files(folder, "merges.txt", "vocab.json")
-        return FastBPE(vocabulary.merges, vocabulary.pattern, vocabulary.special)
-    raise CheckpointError("no tokenizer", where=str(folder), expected="tokenizer.json, or vocab.json with merges.txt")
+    return {theirs: state[ours].T if turned else state[ours] for theirs, (ours, turned) in tensor_names(model.config).items()}
 
 
 def read_config(path: Path) -> GPTConfig:
@@ -165,26 +133,11 @@ def tensor_names(config: GPTConfig) -> dict[str, tuple[str, bool]]:
     return names if config.tie else names | {"lm_head.weight": ("head.weight", False)}
 
 
-def _named(tensors: Mapping[str, T]) -> dict[str, T]:
+def _named(weights: StoredWeights) -> StoredWeights:
     """Names with their ``transformer.`` (older files leave it out); stored causal masks are dropped."""
     masks = (".attn.bias", ".attn.masked_bias")
-    return {n if n.startswith(("transformer.", "lm_head.")) else f"transformer.{n}": t for n, t in tensors.items() if not n.endswith(masks)}
-
-
-def _require_layout(layout: Mapping[str, tuple[str, bool]], header: Mapping[str, TensorInfo], config: GPTConfig, path: Path) -> None:
-    """The file has exactly the config's tensors, each of its shape. A tied head may be stored nevertheless."""
-    spare = {"lm_head.weight"} if config.tie else set()
-    for name in sorted(set(layout) ^ (set(header) - spare)):
-        problem = "is missing" if name in layout else "has no place in the config's model"
-        raise CheckpointError(f"the tensor {name} {problem}", where=str(path), remedy="config.json and the weights must belong together.")
-    with torch.device("meta"):
-        shapes = {name: tuple(t.shape) for name, t in GPT(config).state_dict().items()}
-    for name, (ours, turned) in layout.items():
-        expected = shapes[ours][::-1] if turned else shapes[ours]
-        if header[name].shape != expected:
-            raise CheckpointError(f"shape {list(header[name].shape)}", where=f"{path}: {name}", expected=f"{list(expected)}, by config.json")
-        if header[name].dtype not in ("F64", "F32", "F16", "BF16"):
-            raise CheckpointError(f"numbers of type {header[name].dtype}", where=f"{path}: {name}", expected="floating point")
+    kept = [name for name in weights.infos if not name.endswith(masks)]
+    return weights.renamed({n if n.startswith(("transformer.", "lm_head.")) else f"transformer.{n}": n for n in kept})
 
 
 def _fused(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,23 +1,32 @@
-"""Open a model wherever it lies: one of our run folders, one of its checkpoints, or a folder with GPT-2's weights."""
+"""Open a model wherever it lies: one of our run folders, one of its checkpoints, or a folder in the layout of ``transformers``."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from underhood.base.config import from_plain
 from underhood.base.errors import CheckpointError, UserError
 from underhood.base.files import read_json
-from underhood.interop.gpt2 import load_gpt2, load_gpt2_tokenizer
+from underhood.interop.gpt2 import load_gpt2
+from underhood.interop.llama import FAMILIES, load_llama
 from underhood.interop.weights import PICKLED
 from underhood.nn.gpt import GPT, GPTConfig
+from underhood.text.bpe_fast import FastBPE
+from underhood.text.gpt2_files import read_gpt2_files
 from underhood.text.tokenizer import Tokenizer, load_tokenizer
 from underhood.train.checkpoint import Checkpoint, checkpoints, latest_checkpoint, load_checkpoint, load_model
 
+KNOWN = ("gpt2", *FAMILIES)
 
-def open_model(path: str | os.PathLike[str], *, readable: bool = False) -> tuple[GPT, Tokenizer, GPTConfig]:
-    """The model (evaluation mode), its tokenizer (with ``readable`` the plain one) and its config.
 
-    ``path`` is a run folder (its latest whole checkpoint is taken), a ``step-NNNNNN`` folder in one, or a folder with ``config.json`` and
-    ``model.safetensors`` in the layout of transformers' GPT-2. Raises ``CheckpointError`` naming what is missing, damaged or not of that kind.
+def open_model(path: str | os.PathLike[str], *, readable: bool = False, dtype: torch.dtype = torch.float32, **changes: Any) -> tuple[GPT, Tokenizer, GPTConfig]:
+    """The model (evaluation mode, in ``dtype``), its tokenizer (with ``readable`` the plain one) and its config, with ``changes`` (``kernel="sdpa"``).
+
+    ``path`` is a run folder (its latest whole checkpoint is taken), a ``step-NNNNNN`` folder in one, or a folder with ``config.json``, safetensors and a
+    tokenizer as transformers writes them. Raises ``CheckpointError`` naming what is missing, damaged or not of a known kind.
     """
     path = Path(path)
     if path.suffix in PICKLED and path.is_file():
@@ -25,36 +34,74 @@ def open_model(path: str | os.PathLike[str], *, readable: bool = False) -> tuple
     if not path.is_dir():
         raise CheckpointError("no such folder", where=str(path), expected="a run folder or a model folder")
     if path.name.startswith("step-"):
-        return _ours(load_checkpoint(path), path.parent, readable)
-    if checkpoints(path):
-        return _ours(latest_checkpoint(path)[0], path, readable)
-    if is_gpt2(path):
-        model = load_gpt2(path)
-        return model, load_gpt2_tokenizer(path), model.config
-    raise CheckpointError("neither a run nor a model", where=str(path), expected="step-NNNNNN folders, or config.json with model_type gpt2")
+        model, tokenizer = _ours(load_checkpoint(path), path.parent, readable, changes)
+        model = model.to(dtype)
+    elif checkpoints(path):
+        model, tokenizer = _ours(latest_checkpoint(path)[0], path, readable, changes)
+        model = model.to(dtype)
+    elif (path / "config.json").is_file():
+        model, tokenizer = load_weights(path, dtype, **changes), load_their_tokenizer(path)
+    else:
+        raise CheckpointError("neither a run nor a model", where=str(path), expected="step-NNNNNN folders, or config.json with safetensors")
+    _require_fit(model, tokenizer, path)
+    return model.eval(), tokenizer, model.config
 
 
-def is_gpt2(folder: Path) -> bool:
-    """Whether ``folder/config.json`` says so, whatever else is wrong with it."""
+def load_weights(folder: Path, dtype: torch.dtype = torch.float32, **changes: Any) -> GPT:
+    """The model of a folder in the layout of transformers, whatever its family. Raises ``CheckpointError`` for one that is not known."""
+    kind = model_type(folder)
+    if kind not in KNOWN:
+        raise CheckpointError(f"found {kind!r}", where=f"{folder / 'config.json'}: model_type", expected=", ".join(KNOWN))
+    return (load_gpt2 if kind == "gpt2" else load_llama)(folder, dtype, **changes)
+
+
+def model_type(folder: Path) -> Any:
+    """What ``folder/config.json`` says of its family."""
     try:
         fields = read_json(folder / "config.json")
-    except UserError:
-        return False
-    return isinstance(fields, dict) and fields.get("model_type") == "gpt2"
+    except UserError as error:
+        raise CheckpointError(str(error), where=str(folder)) from error
+    return fields.get("model_type") if isinstance(fields, dict) else None
 
 
-def _ours(checkpoint: Checkpoint, run: Path, readable: bool) -> tuple[GPT, Tokenizer, GPTConfig]:
+def load_their_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
+    """The tokenizer beside the weights: ``tokenizer.json``, or GPT-2's ``vocab.json`` with ``merges.txt``. Raises ``TokenizerError`` or ``CheckpointError``."""
+    folder = Path(folder)
+    if (folder / "tokenizer.json").is_file():
+        return load_tokenizer(folder)
+    if (folder / "merges.txt").is_file():
+        vocabulary = read_gpt2_files(folder, "merges.txt", "vocab.json")
+        return FastBPE(vocabulary.merges, vocabulary.pattern, vocabulary.special)
+    remedy = "Let transformers convert it: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)" if (folder / "tokenizer.model").is_file() else ""
+    raise CheckpointError("no tokenizer", where=str(folder), expected="tokenizer.json, or vocab.json with merges.txt", remedy=remedy)
+
+
+def end_ids(folder: str | os.PathLike[str]) -> tuple[int, ...]:
+    """The tokens that end a text, as ``generation_config.json`` or ``config.json`` names them; none for a run of ours."""
+    for file in ("generation_config.json", "config.json"):
+        path = Path(folder) / file
+        fields = read_json(path) if path.is_file() else {}
+        found = fields.get("eos_token_id") if isinstance(fields, Mapping) else None
+        ids = [found] if type(found) is int else found
+        if isinstance(ids, list) and all(type(i) is int for i in ids):
+            return tuple(ids)
+    return ()
+
+
+def _require_fit(model: GPT, tokenizer: Tokenizer, where: Path) -> None:
+    if tokenizer.vocab_size > model.config.vocab_size:
+        problem = f"a tokenizer of {tokenizer.vocab_size} ids for a model of {model.config.vocab_size}"
+        raise CheckpointError(problem, where=str(where), expected="the tokenizer that the model was trained with")
+
+
+def _ours(checkpoint: Checkpoint, run: Path, readable: bool, changes: Mapping[str, Any]) -> tuple[GPT, Tokenizer]:
     where = str(checkpoint.path)
     config = checkpoint.facts.get("config")
     if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
         raise CheckpointError("no model config", where=where)
     try:
-        model = GPT(from_plain(GPTConfig, config["model"], where="model"))
+        model = GPT(from_plain(GPTConfig, {**config["model"], **changes}, where="model"))
     except UserError as error:
         raise CheckpointError(f"its config cannot be used ({error})", where=where) from error
     load_model(model, checkpoint.model, where)
-    tokenizer = load_tokenizer(run, readable=readable)
-    if tokenizer.vocab_size > model.config.vocab_size:
-        problem = f"a tokenizer of {tokenizer.vocab_size} ids for a model of {model.config.vocab_size}"
-        raise CheckpointError(problem, where=str(run), expected="the tokenizer that the model was trained with")
-    return model.eval(), tokenizer, model.config
+    return model, load_tokenizer(run, readable=readable)

@@ -3,25 +3,37 @@
 The library accepts duplicate names and takes seconds over a header with hundreds of thousands of empty tensors; pickled files run code when they
 are opened. So the header is read here, within bounds, before the library sees the file, and pickles are refused by name.
 Format: 8 bytes of header length (little endian), the header in JSON, then the tensors' bytes without gaps.
+
+Large models are cut into several files, with an index that says which tensor lies in which. ``open_weights`` treats both alike: the headers are
+checked, the files are mapped into memory, and a tensor is read when it is asked for.
 """
 
 import dataclasses
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from underhood.base.errors import CheckpointError
+from underhood.base.errors import CheckpointError, DataError
+from underhood.base.files import read_json, write_json
+from underhood.nn.gpt import GPT, GPTConfig
+from underhood.train.checkpoint import write_tensors
 
 LARGEST_HEADER = 10_000_000  # bytes
 MOST_TENSORS = 30_000  # some ten times what a large model has; counted before the header is parsed, which takes seconds at ten times as many
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+MOST_SHARDS = 1000
+SHARD_BYTES = 5_000_000_000
+WEIGHTS = "model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"
+FLOATING = ("F64", "F32", "F16", "BF16")
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -63,19 +75,143 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         raise CheckpointError(f"not a readable safetensors file ({error})", where=str(path)) from error
 
 
-def find_weights(folder: Path) -> Path:
-    """``folder/model.safetensors``. Raises ``CheckpointError`` where there is none, saying why a pickle is no substitute."""
-    path = folder / "model.safetensors"
-    if path.is_file():
-        return path
+class StoredWeights:
+    """The tensors of one model's files: ``infos`` from their headers, each tensor itself when it is asked for."""
+
+    def __init__(self, places: Mapping[str, Path], infos: Mapping[str, TensorInfo], where: Path) -> None:
+        self.places, self.infos, self.where = dict(places), dict(infos), where
+        self.stored = {name: name for name in infos}
+        self._files: dict[Path, Any] = {}
+
+    def renamed(self, names: Mapping[str, str]) -> "StoredWeights":
+        """The same tensors under other names, and only these: new name → stored name."""
+        chosen = StoredWeights({}, {new: self.infos[old] for new, old in names.items()}, self.where)
+        chosen.places, chosen.stored, chosen._files = {new: self.places[old] for new, old in names.items()}, dict(names), self._files
+        return chosen
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor, as it is stored. Raises ``CheckpointError`` for a file that has changed meanwhile."""
+        path = self.places[name]
+        try:
+            if path not in self._files:
+                self._files[path] = safetensors.safe_open(path, framework="pt")
+            found: Tensor = self._files[path].get_tensor(self.stored[name])
+        except (safetensors.SafetensorError, OSError) as error:
+            raise CheckpointError(f"not a readable safetensors file ({error})", where=str(path)) from error
+        return found
+
+
+def open_weights(folder: Path) -> StoredWeights:
+    """The weights of ``folder``: ``model.safetensors``, or the shards that its index names.
+
+    Raises ``CheckpointError``, saying why a pickle is no substitute.
+    """
+    whole, index = folder / WEIGHTS, folder / INDEX
+    if whole.is_file():
+        infos = read_header(whole)
+        return StoredWeights(dict.fromkeys(infos, whole), infos, whole)
+    if index.is_file():
+        return _shards(index)
     pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLED) if folder.is_dir() else []
     if pickles:
         raise CheckpointError(
-            f"{pickles[0]} is a pickle, which runs code when opened", where=str(folder), expected=path.name, remedy="Get or convert the weights as safetensors."
+            f"{pickles[0]} is a pickle, which runs code when opened", where=str(folder), expected=WEIGHTS, remedy="Get or convert the weights as safetensors."
         )
-    if (folder / f"{path.name}.index.json").is_file():
-        raise CheckpointError("the weights are cut into several files", where=str(folder), expected=f"one {path.name}")
-    raise CheckpointError("no weights", where=str(folder), expected=path.name)
+    raise CheckpointError("no weights", where=str(folder), expected=WEIGHTS)
+
+
+def _shards(index: Path) -> StoredWeights:
+    """Every tensor of the index in the file that it names, and no file with more."""
+    places = _places(index)
+    infos: dict[str, TensorInfo] = {}
+    for path in sorted(set(places.values())):
+        if not path.is_file():
+            raise CheckpointError(f"{path.name} is missing", where=str(index), remedy="The download is not complete: fetch it again.")
+        held = read_header(path)
+        listed = {name for name, place in places.items() if place == path}
+        for name in sorted(set(held) ^ listed):
+            problem = "is not in it, as the index says" if name in listed else "is in it, against the index"
+            raise CheckpointError(f"the tensor {name[:80]} {problem}", where=str(path))
+        infos |= held
+    return StoredWeights(places, infos, index)
+
+
+def _places(index: Path) -> dict[str, Path]:
+    """Tensor name → file. A name that leads out of the folder, by itself or through a link, is refused."""
+    try:
+        found = read_json(index)
+    except DataError as error:
+        raise CheckpointError(error.problem, where=error.where) from error
+    names = found.get("weight_map") if isinstance(found, dict) else None
+    if not isinstance(names, dict) or not names or len(names) > MOST_TENSORS:
+        raise CheckpointError("no list of tensors and their files", where=f"{index}: weight_map", expected=f"1 … {MOST_TENSORS:,} names")
+    if not all(isinstance(file, str) for file in names.values()) or len(set(names.values())) > MOST_SHARDS:
+        raise CheckpointError("a file's name is no text, or there are too many files", where=f"{index}: weight_map", expected=f"at most {MOST_SHARDS:,} names")
+    for file in sorted(set(names.values())):
+        if Path(file).name != file or not file.endswith(".safetensors"):
+            raise CheckpointError(f"found {file[:100]!r}", where=f"{index}: weight_map", expected="a .safetensors file in the same folder")
+    return {name: index.parent / file for name, file in names.items()}
+
+
+def fill(config: GPTConfig, weights: StoredWeights, layout: Mapping[str, tuple[str, bool]], dtype: torch.dtype, *, spare: Collection[str] = ()) -> GPT:
+    """A model of ``config`` in evaluation mode with the stored weights, in ``dtype``; memory for it and for one tensor more.
+
+    ``layout`` maps each stored name to ours and whether it is stored the other way round; ``spare`` tensors may be there too. Raises ``CheckpointError``
+    where files and config do not belong together.
+    """
+    with torch.device("meta"):
+        shapes = {name: tuple(t.shape) for name, t in GPT(config).state_dict().items()}
+    require_layout(layout, shapes, weights, spare)
+    model = _empty(config, dtype)
+    state = model.state_dict()
+    for theirs, (ours, turned) in layout.items():
+        tensor = weights.tensor(theirs)
+        state[ours].copy_(tensor.T if turned else tensor)
+    return model.eval()
+
+
+def _empty(config: GPTConfig, dtype: torch.dtype) -> GPT:
+    """A model whose parameters are made in ``dtype`` at once."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        return GPT(config)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def require_layout(layout: Mapping[str, tuple[str, bool]], shapes: Mapping[str, tuple[int, ...]], weights: StoredWeights, spare: Collection[str]) -> None:
+    """The files have exactly the config's tensors, each of its shape and of floating point."""
+    stored = {name for name in weights.infos if name in layout or name not in spare}
+    for name in sorted(set(layout) ^ stored):
+        problem = "is missing" if name in layout else "has no place in the config's model"
+        raise CheckpointError(f"the tensor {name[:80]} {problem}", where=str(weights.where), remedy="config.json and the weights must belong together.")
+    for name, (ours, turned) in layout.items():
+        expected, info = shapes[ours][::-1] if turned else shapes[ours], weights.infos[name]
+        if info.shape != expected:
+            raise CheckpointError(f"shape {list(info.shape)}", where=f"{weights.places[name]}: {name}", expected=f"{list(expected)}, by config.json")
+        if info.dtype not in FLOATING:
+            raise CheckpointError(f"numbers of type {info.dtype}", where=f"{weights.places[name]}: {name}", expected="floating point")
+
+
+def write_weights(folder: Path, tensors: Mapping[str, Tensor], shard_bytes: int = SHARD_BYTES) -> None:
+    """``model.safetensors``, or shards of at most ``shard_bytes`` (a larger tensor has one of its own) with their index."""
+    groups: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        if groups[-1] and size + tensor.nbytes > shard_bytes:
+            groups.append({})
+            size = 0
+        groups[-1][name] = tensor
+        size += tensor.nbytes
+    if len(groups) == 1:
+        write_tensors(folder / WEIGHTS, groups[0])
+        return
+    files = [f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors" for i in range(len(groups))]
+    for file, group in zip(files, groups, strict=True):
+        write_tensors(folder / file, group)
+    places = {name: file for file, group in zip(files, groups, strict=True) for name in group}
+    write_json(folder / INDEX, {"metadata": {"total_size": sum(t.nbytes for t in tensors.values())}, "weight_map": places})
 
 
 def _parse(text: bytes, path: Path) -> dict[str, Any]:
