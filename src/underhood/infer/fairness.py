@@ -1,7 +1,7 @@
 """Whose turn it is: among the clients that wait, the one served least, so that a flood from one delays the others by little.
 
-A client's counter grows with the tokens computed for it, divided by the request's priority, and the least counter goes next (Sheng et al. 2024,
-arXiv 2401.00588, algorithm 2). Who comes after a pause starts level with whoever was served last: time away is no credit.
+A client's counter grows with the tokens computed for it, divided by the request's priority, and the least counter goes next (the virtual token counter
+of Sheng et al. 2024, arXiv 2401.00588). Who comes after a pause starts level with whoever was served last: time away is no credit.
 """
 
 from collections import deque

@@ -1,4 +1,4 @@
-"""Paged memory for keys and values: who holds which block, and where a request's next tokens go (Kwon et al. 2023, arXiv 2309.06180, §4).
+"""Paged memory for keys and values: who holds which block, and where a request's next tokens go (PagedAttention: Kwon et al. 2023, arXiv 2309.06180).
 
 One large buffer is cut into blocks of ``size`` slots, a slot for each token. ``BlockPool`` says who uses which block, a ``PageTable`` is one request's
 list of blocks, and ``prefix`` knows what full blocks hold. Only numbers stand here; the buffer itself is ``paged``'s.

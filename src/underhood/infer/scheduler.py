@@ -1,8 +1,8 @@
-"""What runs in the next step: requests join and leave between any two steps, not batch by batch (Yu et al. 2022, Orca, OSDI, §3.1).
+"""What runs in the next step: requests join and leave between any two steps, not batch by batch (Orca: Yu et al. 2022, OSDI).
 
 A step computes at most ``tokens_per_step`` tokens: first one for each request that decodes, then as much of the prompts as there is room for (chunked
-prefill: Agrawal et al. 2024, arXiv 2403.02310, §4). A request joins only when the blocks of all it has to say are free (admission control). When blocks
-run out all the same, the request that came last gives its own back (pre-emption by recomputation: Kwon et al. 2023, arXiv 2309.06180, §4.5).
+prefill: Agrawal et al. 2024, arXiv 2403.02310). A request joins only when the blocks of all it has to say are free (admission control). When blocks
+run out all the same, the request that came last gives its own back (pre-emption by recomputation: Kwon et al. 2023, arXiv 2309.06180).
 """
 
 import math
@@ -58,7 +58,9 @@ class Scheduler:
                 return plan.put(Span(request, request.computed, request.computed + n, slots, copies))
 
     def _fits(self, request: Request, known: Sequence[int]) -> bool:
-        """Whether its blocks are free beside those that running prompts still need, and the watermark is left. Whoever is alone fits."""
-        promised = sum(max(0, self.pool.blocks_of(len(r.tokens)) - len(r.table.blocks)) for r in self.batch.running if r.table)
+        """Whether its blocks are free and the watermark is left; whoever is alone fits.
+
+        Those who run have the blocks of all their tokens by now: as long as the plan has room, they are in it whole.
+        """
         needed = self.pool.blocks_of(len(request.tokens)) - sum(block in self.pool.users for block in known)
-        return not self.batch.running or promised + needed + math.ceil(self.config.watermark * self.pool.n_blocks) <= len(self.pool.free)
+        return not self.batch.running or needed + math.ceil(self.config.watermark * self.pool.n_blocks) <= len(self.pool.free)
