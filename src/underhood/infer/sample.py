@@ -54,6 +54,11 @@ def choose(logits: Float[Tensor, "B V"], past: Int[Tensor, "B T"], config: Sampl
     """The next token of each row; ``uniform`` are the row's random numbers from [0, 1). NaN or infinite logits raise ``NonFinite``."""
     if not torch.isfinite(logits).all():
         raise NonFinite("the model's logits")
+    return pick(logits, past, config, uniform)
+
+
+def pick(logits: Float[Tensor, "B V"], past: Int[Tensor, "B T"], config: SampleConfig, uniform: Float[Tensor, "B"]) -> Int[Tensor, "B"]:
+    """``choose`` for logits that were checked already, and in which -inf stands for tokens that are ruled out."""
     if config.repetition_penalty != 1:
         logits = penalise_repeats(logits, past, config.repetition_penalty)
     if config.temperature == 0:

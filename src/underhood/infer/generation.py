@@ -1,0 +1,124 @@
+"""What is asked of the engine, and the answer as it comes."""
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from underhood.base.errors import ConfigError
+from underhood.base.rng import stream_seed
+from underhood.infer.request import Request
+from underhood.infer.sample import SampleConfig
+from underhood.infer.stream import StopStrings, TextStream
+from underhood.text.tokenizer import Tokenizer
+
+MOST_CHOICES = 128
+MOST_LOGPROBS = 20
+Finish = Literal["stop", "length", "error", "cancelled"]
+
+
+class Guide(Protocol):
+    """What holds an answer to a grammar (``underhood.infer.grammar_tokens.Constraint``)."""
+
+    start: Any  # the state before the first token
+
+    def allowed(self, state: Any, budget: int | None = None) -> Bool[Tensor, "V"]:
+        """Which tokens may come next, so that the answer can end within ``budget`` tokens."""
+
+    def advance(self, state: Any, token: int) -> Any:
+        """The state after ``token``."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Generation:
+    """One thing asked: continue ``prompt``, ``n`` times."""
+
+    prompt: tuple[int, ...]
+    sample: SampleConfig = SampleConfig()
+    seed: int = 0
+    n: int = 1
+    logprobs: int | None = None  # give each token's log-probability, and so many of the likeliest beside it
+    logit_bias: Mapping[int, float] = dataclasses.field(default_factory=dict)  # added to the logits of these tokens
+    guide: Guide | None = None
+    client: str = ""
+    priority: float = 1.0
+    deadline: float | None = None  # seconds of the engine's clock after which it is given up
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.n <= MOST_CHOICES:
+            raise ConfigError(f"found {self.n}", where="n", expected=f"1 … {MOST_CHOICES}")
+        if self.logprobs is not None and not 0 <= self.logprobs <= MOST_LOGPROBS:
+            raise ConfigError(f"found {self.logprobs}", where="logprobs", expected=f"0 … {MOST_LOGPROBS}")
+        if not all(-100 <= b <= 100 for b in self.logit_bias.values()):
+            raise ConfigError("a bias is out of bounds", where="logit_bias", expected="-100 … 100")
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenInfo:
+    """A token that was chosen: its log-probability under the model, before temperature and filters, and the likeliest beside it."""
+
+    id: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """What one step adds to an answer. ``text`` is safe to show: whole characters, nothing that may become a stop string."""
+
+    text: str
+    tokens: tuple[TokenInfo, ...] = ()
+    finish: Finish | None = None
+    error: str = ""
+
+
+class Choice:
+    """One of a generation's ``n`` answers: its request, its random numbers, its text so far, and the pieces that nobody has taken yet."""
+
+    def __init__(self, asked: Generation, index: int, tokenizer: Tokenizer) -> None:
+        self.asked, self.index = asked, index
+        self.request = Request(asked.prompt, asked.sample.max_tokens, client=asked.client, priority=asked.priority)
+        self.generator = torch.Generator().manual_seed(stream_seed(asked.seed, f"sample/{index}" if index else "sample"))
+        self.text, self.stops = TextStream(tokenizer), StopStrings(asked.sample.stop)
+        self.state = asked.guide.start if asked.guide else None
+        self.pieces: deque[Piece] = deque()
+        self.finish: Finish | None = None
+        self.on_piece: Callable[[], None] = lambda: None  # called after each new piece
+
+    def uniform(self) -> float:
+        """The next random number from [0, 1); the i-th token always gets the i-th, whoever shares the batch."""
+        return float(torch.rand(1, generator=self.generator, dtype=torch.float64))
+
+    def take(self, info: TokenInfo) -> bool:
+        """Take in the next token; returns whether the answer goes on."""
+        if info.id in self.asked.sample.end_ids:
+            self.end("stop")
+            return False
+        if self.asked.guide:
+            self.state = self.asked.guide.advance(self.state, info.id)
+        text = self.stops.add(self.text.add(info.id))
+        last = len(self.request.generated) + 1 >= self.request.n_max
+        if self.stops.found:
+            self._put(Piece(text, (info,), "stop"))
+        elif last:
+            self._put(Piece(text + self._rest(), (info,), "length"))
+        else:
+            self._put(Piece(text, (info,)))
+        return self.finish is None
+
+    def end(self, finish: Finish, error: str = "") -> None:
+        """No more tokens come; what was held back is shown, unless the answer failed."""
+        if self.finish is None:
+            self._put(Piece(self._rest() if finish == "stop" else "", (), finish, error))
+
+    def _rest(self) -> str:
+        return self.stops.add(self.text.flush()) + self.stops.flush()
+
+    def _put(self, piece: Piece) -> None:
+        self.finish = piece.finish
+        self.pieces.append(piece)
+        self.on_piece()

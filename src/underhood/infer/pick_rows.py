@@ -1,0 +1,68 @@
+"""The next token of each row of a batch whose rows were asked for differently: other temperatures, other penalties, other grammars.
+
+A row's token depends on its own logits and its own random number; rows that are asked for alike are only handled together.
+"""
+
+import dataclasses
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from underhood.infer.generation import Choice, TokenInfo
+from underhood.infer.sample import SampleConfig, pick
+
+
+def pick_rows(logits: Float[Tensor, "B V"], choices: Sequence[Choice]) -> list[TokenInfo | None]:
+    """Each row's token with what was asked to be told of it; None for a row with a NaN or an infinity, which must never become a token."""
+    finite = torch.isfinite(logits).all(dim=-1).tolist()
+    rows = [i for i, fine in enumerate(finite) if fine]
+    chosen: dict[int, int] = {}
+    for config, members in _alike(rows, choices).items():
+        shaped = torch.stack([shape(logits[i], choices[i]) for i in members])
+        uniform = torch.tensor([choices[i].uniform() for i in members], dtype=torch.float64)
+        chosen |= dict(zip(members, pick(shaped, torch.empty(len(members), 0, dtype=torch.long), config, uniform).tolist(), strict=True))
+    return [info(logits[i], chosen[i], choices[i]) if i in chosen else None for i in range(len(choices))]
+
+
+def _alike(rows: Sequence[int], choices: Sequence[Choice]) -> dict[SampleConfig, list[int]]:
+    """Rows by what matters once their logits are shaped."""
+    groups: dict[SampleConfig, list[int]] = defaultdict(list)
+    for i in rows:
+        sample = choices[i].asked.sample
+        groups[dataclasses.replace(sample, repetition_penalty=1.0, max_tokens=0, stop=(), end_ids=())].append(i)
+    return groups
+
+
+def shape(logits: Float[Tensor, "V"], choice: Choice) -> Float[Tensor, "V"]:
+    """One row's logits with its biases, its penalty for repetition, and -inf where its grammar allows nothing."""
+    asked, request = choice.asked, choice.request
+    if asked.logit_bias:
+        logits = logits.clone()
+        for token, bias in asked.logit_bias.items():
+            logits[token] += bias
+    if asked.sample.repetition_penalty != 1:
+        logits = _penalised(logits, request.tokens, asked.sample.repetition_penalty)
+    if asked.guide:
+        logits = logits.masked_fill(~asked.guide.allowed(choice.state, request.room), -math.inf)
+    return logits
+
+
+def _penalised(logits: Float[Tensor, "V"], past: Sequence[int], penalty: float) -> Float[Tensor, "V"]:
+    from underhood.infer.filters import penalise_repeats
+
+    return penalise_repeats(logits.unsqueeze(0), torch.tensor([list(past)]), penalty)[0]
+
+
+def info(logits: Float[Tensor, "V"], token: int, choice: Choice) -> TokenInfo:
+    """The token, and its log-probability where that was asked for."""
+    wanted = choice.asked.logprobs
+    if wanted is None:
+        return TokenInfo(token)
+    likely = logits.double().log_softmax(dim=-1)
+    best = likely.topk(min(wanted, len(likely))) if wanted else None
+    top = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True)) if best is not None else ()
+    return TokenInfo(token, float(likely[token]), top)
