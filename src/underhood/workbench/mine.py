@@ -73,8 +73,8 @@ def _differs(mine: fingerprint.Fingerprint, theirs: fingerprint.Fingerprint) -> 
         parts.append(f"{_listed(more)} {_verb(more, 'fails', 'fail')} and should hold")
     if parts:
         return "; ".join(parts)
-    first, *more = [name for name in mine if not fingerprint.same(mine[name], theirs[name])]
-    return _at(first, mine[first], theirs[first]) + (f" (and so {_verb(set(more), 'does', 'do')} {_listed(set(more))})" if more else "")
+    first, *others = [name for name in mine if not fingerprint.same(mine[name], theirs[name])]
+    return _at(first, mine[first], theirs[first]) + (f" (and so {_verb(set(others), 'does', 'do')} {_listed(set(others))})" if others else "")
 
 
 def _at(name: str, mine: fingerprint.Mark | None, theirs: fingerprint.Mark | None) -> str:
