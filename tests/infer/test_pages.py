@@ -219,6 +219,11 @@ def test_a_table_is_cut_to_what_it_has(length: int) -> None:
         table.truncate(length)
 
 
+def test_tokens_are_not_appended_backwards() -> None:
+    with pytest.raises(AssertionError, match="truncate"):
+        PageTable(BlockPool(2)).append_slots(-1)
+
+
 def test_a_table_is_published_whole() -> None:
     table = PageTable(BlockPool(2, size=2))
     table.append_slots(2)

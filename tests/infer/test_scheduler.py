@@ -134,6 +134,21 @@ def test_a_decode_goes_before_a_prompt() -> None:
     assert shown(engine.step(), names) == "short[1:2] second[0:3]"
 
 
+def second_step() -> str:
+    """``b`` came before ``c`` and joined after it, as ``a`` is of the same client."""
+    scheduler = made(tokens_per_step=4)
+    names = added(scheduler, {"a": (1, 5), "b": (20, 5)}, client="one") | added(scheduler, {"c": (1, 5)}, client="another")
+    engine = Engine(scheduler)
+    assert shown(engine.step(), names) == "a[0:1] c[0:1] b[0:2]"
+    return shown(engine.step(), names)
+
+
+def test_no_decode_waits_for_an_older_prompt() -> None:
+    assert second_step() == "a[1:2] c[1:2] b[2:4]"
+    with applied([Edit("underhood.infer.scheduler:Scheduler.step", "key=lambda r: r.pending > 1", "key=lambda r: 0")]):
+        assert second_step() == "a[1:2] b[2:5]"
+
+
 def test_the_last_to_come_makes_way_and_loses_nothing() -> None:
     """Four blocks of 4: two requests of 4 + 8 tokens need 3 each in the end. ``b`` gives its blocks back, and is computed anew."""
     scheduler = made(n_blocks=4)
@@ -418,6 +433,7 @@ class Crowd:
         assert set(self.came) == self.gone
         assert len(self.scheduler.pool.free) == self.scheduler.pool.n_blocks, "blocks are lost"
         assert not self.scheduler.pool.users
+        assert not batch.queue.served
         self.seen["preempted"] += batch.counts.preempted
         self.seen["cached"] += batch.counts.cached
 

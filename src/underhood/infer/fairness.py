@@ -1,7 +1,8 @@
 """Whose turn it is: among the clients that wait, the one served least, so that a flood from one delays the others by little.
 
-A client's counter grows with the tokens computed for it, divided by the request's priority, and the least counter goes next (the virtual token counter
-of Sheng et al. 2024, arXiv 2401.00588). Who comes after a pause starts level with whoever was served last: time away is no credit.
+A client's counter grows with the tokens that its prompts have computed and its answers get, divided by the request's priority; the least counter goes
+next (the virtual token counter of Sheng et al. 2024, arXiv 2401.00588). Who comes after a pause starts level with whoever was served last: time away
+is no credit.
 """
 
 from collections import deque
@@ -48,7 +49,7 @@ class FairQueue:
         return request
 
     def charge(self, request: Request, tokens: int) -> None:
-        """``tokens`` were computed for the request's client."""
+        """The request's client was given ``tokens``."""
         self.served[request.client] = self.served.get(request.client, 0.0) + tokens / request.priority
 
     def forget(self) -> None:

@@ -86,6 +86,7 @@ class PageTable:
 
         A last block that has room and another reader is replaced by a copy first. Raises ``OutOfBlocks``, and then nothing has changed.
         """
+        assert n >= 0, "tokens are taken back by truncate"
         size, end = self.pool.size, self.length + n
         fresh = self.pool.blocks_of(end) - len(self.blocks)
         torn = n > 0 and self.length % size > 0 and not self.pool.writable(self.blocks[-1])
@@ -110,8 +111,10 @@ class PageTable:
         self.blocks, self.length, self.published = list(blocks), length, length // self.pool.size
 
     def fork(self) -> "PageTable":
-        """A second table of the same tokens that shares every block; whoever writes first copies the last one. Raises ``PageError`` if a full block
-        is not published: its place could be taken in one of the tables and not in the other."""
+        """A second table of the same tokens that shares every block; whoever writes first copies the last one.
+
+        Raises ``PageError`` if a full block is not published: ``publish`` could put another in its place in one of the tables and not in the other.
+        """
         if self.published < self.length // self.pool.size:
             raise PageError(f"a table is shared that has published {self.published} of {self.length // self.pool.size} full blocks")
         twin = PageTable(self.pool)
@@ -119,7 +122,7 @@ class PageTable:
         return twin
 
     def publish(self, tokens: Sequence[int], salt: str = "") -> None:
-        """Tell the index what the full blocks hold, once all is written that they are for. ``tokens``: those of the table, or more.
+        """Tell the index what the full blocks hold, once the keys and values are written. ``tokens``: those of the table, or more.
 
         A block that another request filled with the same before us takes the place of ours.
         """
@@ -151,7 +154,7 @@ class PageTable:
 
 
 def waste(tables: Iterable[PageTable]) -> float:
-    """The share of the slots allocated to ``tables`` that hold no token; a shared block counts once. Never as much as a block for each table."""
+    """The share of the slots allocated to ``tables`` that hold no token: some of each table's last block. A shared block counts once."""
     filled: dict[int, int] = {}
     size = 1
     for table in tables:
