@@ -222,21 +222,20 @@ def test_a_conversation_goes_on_where_it_ended() -> None:
     assert second.cached == 12  # three whole blocks: the answer is found, too
 
 
-def test_right_guesses_save_steps_and_wrong_ones_leave_no_trace() -> None:
-    expected = alone(Request([1, 2, 3], 9))
-    for draft_of, steps in ((lambda done: expected[done : done + 2], 4), (lambda done: [4 - expected[done]] * 2 if expected[done] != 2 else [0, 0], 9)):
-        scheduler = made()
-        request = Request([1, 2, 3], 9)
-        scheduler.add(request)
-        engine, taken = Engine(scheduler), 0
-        while scheduler.batch.running or scheduler.batch.queue:
-            done = len(request.generated)
-            request.draft = draft_of(done) if 0 < done < 9 else []
-            engine.step()
-            taken += 1
-        assert request.generated == expected
-        assert taken == steps  # the prompt's token, then three a step or one
-        assert len(scheduler.pool.free) == scheduler.pool.n_blocks
+@pytest.mark.parametrize(("right", "steps"), [(True, 4), (False, 9)])
+def test_right_guesses_save_steps_and_wrong_ones_leave_no_trace(right: bool, steps: int) -> None:
+    scheduler, request = made(), Request([1, 2, 3], 9)
+    expected = alone(request)
+    scheduler.add(request)
+    engine, taken = Engine(scheduler), 0
+    while request.room:
+        done = len(request.generated)
+        request.draft = [token if right else token + 1 for token in expected[done : done + 2]] if done else []
+        engine.step()
+        taken += 1
+    assert request.generated == expected
+    assert taken == steps  # the prompt's token, then three a step or one
+    assert len(scheduler.pool.free) == scheduler.pool.n_blocks
 
 
 def test_scoring_a_prompt_generates_nothing() -> None:
@@ -315,7 +314,7 @@ def test_a_priority_is_a_share(priority: float) -> None:
 )
 def test_settings_that_make_no_sense(field: str, value: object) -> None:
     with pytest.raises(ConfigError, match=field):
-        made(**{field: value})
+        made(**{field: value})  # type: ignore[arg-type]
 
 
 def test_faults_of_the_engine_are_ours() -> None:
