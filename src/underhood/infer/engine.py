@@ -8,7 +8,7 @@ it on. A text's tokens depend neither on who shares the step nor on pre-emption:
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,16 +25,17 @@ from underhood.infer.scheduler import Scheduler
 from underhood.nn.gpt import GPT
 from underhood.text.tokenizer import Tokenizer
 
+Array = np.ndarray[Any, Any]
 BYTES = 4  # of a number in the pages
 
 
 class Compiled(Protocol):
     """What the engine uses of ``underhood.kernels.decode.CompiledDecoder``."""
 
-    def hidden(self, tokens: "np.ndarray", at: "np.ndarray", table: "np.ndarray", pools: "Sequence[tuple[np.ndarray, np.ndarray]]") -> "np.ndarray":  # type: ignore[type-arg]
+    def hidden(self, tokens: Array, at: Array, table: Array, pools: Sequence[tuple[Array, Array]]) -> Array:
         """The residual stream after the final norm, (N C)."""
 
-    def logits(self, hidden: "np.ndarray") -> Tensor:  # type: ignore[type-arg]
+    def logits(self, hidden: Array) -> Tensor:
         """(N V)."""
 
 

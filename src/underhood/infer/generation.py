@@ -38,7 +38,7 @@ class Generation:
     """One thing asked: continue ``prompt``, ``n`` times."""
 
     prompt: tuple[int, ...]
-    sample: SampleConfig = SampleConfig()
+    sample: SampleConfig = dataclasses.field(default_factory=SampleConfig)
     seed: int = 0
     n: int = 1
     logprobs: int | None = None  # give each token's log-probability, and so many of the likeliest beside it

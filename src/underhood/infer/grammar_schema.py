@@ -113,7 +113,7 @@ class Compiler:
 
     def _require_alone(self, keyword: str, schema: Mapping[str, Any], where: str) -> None:
         """Beside ``keyword`` nothing may stand that narrows it, but the type of listed values."""
-        allowed = DESCRIBING | AT_THE_ROOT | {keyword} | ({"type"} if keyword in ("enum", "const") else set())
+        allowed = DESCRIBING | AT_THE_ROOT | {keyword} | ({"type", "enum", "const"} if keyword in ("enum", "const") else set())
         for other in schema:
             if other not in allowed:
                 raise UnsupportedKeyword(other, where, remedy=f"It stands beside {keyword!r}; write it into the schemas there.")
@@ -269,7 +269,7 @@ def _counts(schema: Mapping[str, Any], low: str, high: str, where: str) -> tuple
 
 def _number(schema: Mapping[str, Any], keyword: str, where: str, default: float) -> float:
     value = schema.get(keyword, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or (keyword in schema and (not math.isfinite(value) or abs(value) > 1e300)):
+    if isinstance(value, bool) or not isinstance(value, int | float) or (keyword in schema and not abs(value) <= 1e300):
         raise SchemaError(f"found {_short(value)}", where=f"{where}.{keyword}", expected="a number")
     return value
 
@@ -311,7 +311,7 @@ def _key(value: Any) -> str:
         return "{" + ",".join(sorted(f"{json.dumps(name)}:{_key(inner)}" for name, inner in value.items())) + "}"
     if isinstance(value, list):
         return "[" + ",".join(map(_key, value)) + "]"
-    return json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value)
+    return _text(int(value) if isinstance(value, float) and value.is_integer() else value, "schema")
 
 
 def _short(value: Any) -> str:

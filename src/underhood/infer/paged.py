@@ -94,7 +94,7 @@ class PagedKernel:
     def __init__(self, other: Any) -> None:
         self.other, self.readable = other, other is plain
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, *, causal: bool, mask: Tensor | None, dropout: Dropout) -> Mixed:
+    def __call__(self, q: Tensor, k: Any, v: Any, *, causal: bool, mask: Tensor | None, dropout: Dropout) -> Mixed:
         """As ``underhood.nn.attention.plain``."""
         if isinstance(k, PagedLayer):
             return k.attend(q, dropout, readable=self.readable), None

@@ -1,0 +1,243 @@
+"""Each request gets what it would get alone, whoever comes, goes, fails or is pre-empted beside it."""
+
+import random
+
+import pytest
+import torch
+
+from tests.infer.small import CONFIGS, TOKENIZER, V, alone, generations, model, text, tokens
+from underhood.base.errors import ConfigError
+from underhood.infer.engine import Engine, EngineConfig, context_of
+from underhood.infer.generation import Generation
+from underhood.infer.request import QueueFull, RequestRefused
+from underhood.infer.sample import SampleConfig
+from underhood.nn.gpt import build_gpt
+from underhood.nn.llama import llama
+from underhood.nn.rope import RopeConfig
+
+TIGHT = EngineConfig(n_blocks=24, block_size=4, tokens_per_step=32, max_running=6)
+
+
+def drain(engine: Engine) -> None:
+    while engine.busy:
+        engine.step()
+
+
+def require_nothing_held(engine: Engine) -> None:
+    assert engine.pool.users == {}
+    assert not engine.choices
+    assert not engine.later
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_each_request_gets_what_it_gets_alone(name: str) -> None:
+    made = model(name)
+    engine = Engine(made, TOKENIZER, TIGHT)
+    asked = generations(14)
+    choices = [engine.submit(a)[0] for a in asked]
+    drain(engine)
+    assert [tokens(c) for c in choices] == [alone(made, a) for a in asked]
+    assert engine.scheduler.batch.counts.preempted > 0
+    require_nothing_held(engine)
+
+
+def survive(count: int) -> None:
+    """Random requests under random cancellation: those that are left get what they get alone."""
+    made, draw = model(), random.Random(1)
+    engine = Engine(made, TOKENIZER, TIGHT)
+    waiting, choices = generations(count, seed=2, most=16), []
+    asked = list(waiting)
+    while waiting or engine.busy:
+        for _ in range(draw.randrange(3)):
+            if waiting and len(engine.scheduler.batch.queue) < 20:
+                choices.append(engine.submit(waiting.pop(0))[0])
+        if choices and draw.random() < 0.1:
+            engine.cancel(draw.choice(choices))
+        engine.step()
+    for choice, a in zip(choices, asked, strict=True):
+        expected = alone(made, a)
+        assert tokens(choice) == (expected if choice.finish != "cancelled" else expected[: len(tokens(choice))])
+    assert {c.finish for c in choices} == {"length", "cancelled"}
+    require_nothing_held(engine)
+
+
+def test_survivors_get_what_they_get_alone() -> None:
+    survive(60)
+
+
+@pytest.mark.slow
+def test_a_thousand_requests() -> None:
+    survive(1000)
+
+
+def test_the_choices_of_one_generation_share_the_prompt() -> None:
+    engine = Engine(model(), TOKENIZER, EngineConfig(n_blocks=40, block_size=4))
+    asked = Generation(prompt=tuple(range(30)), n=3, sample=SampleConfig(max_tokens=8), seed=5)
+    choices = engine.submit(asked)
+    drain(engine)
+    assert len({tuple(tokens(c)) for c in choices}) == 3
+    assert tokens(choices[0]) == alone(model(), asked)
+    assert engine.scheduler.batch.counts.cached == 2 * 28
+    require_nothing_held(engine)
+
+
+def test_the_same_seed_is_the_same_text_and_another_is_another() -> None:
+    asked = generations(1)[0]
+    warm = Generation(prompt=asked.prompt, sample=SampleConfig(max_tokens=20), seed=3)
+    engine = Engine(model(), TOKENIZER)
+    found = []
+    for seed in (3, 3, 4):
+        choice = engine.submit(Generation(prompt=warm.prompt, sample=warm.sample, seed=seed))[0]
+        drain(engine)
+        found.append(tokens(choice))
+    assert found[0] == found[1] != found[2]
+
+
+def test_prefixes_are_shared_or_not() -> None:
+    for share, cached in ((True, 28), (False, 0)):
+        engine = Engine(model(), TOKENIZER, EngineConfig(block_size=4, share_prefixes=share))
+        for _ in range(2):
+            engine.submit(Generation(prompt=tuple(range(30)), sample=SampleConfig(max_tokens=2)))
+            drain(engine)
+        assert engine.scheduler.batch.counts.cached == cached
+
+
+def test_stop_strings_and_end_tokens() -> None:
+    made = model()
+    asked = Generation(prompt=(65, 66, 67), sample=SampleConfig(temperature=0, max_tokens=30))
+    whole = alone(made, asked)
+    engine = Engine(made, TOKENIZER)
+    end = engine.submit(Generation(prompt=asked.prompt, sample=SampleConfig(temperature=0, max_tokens=30, end_ids=(whole[4],))))[0]
+    letters = [i for i, t in enumerate(whole) if 32 <= t < 127]
+    stop = engine.submit(Generation(prompt=asked.prompt, sample=SampleConfig(temperature=0, max_tokens=30, stop=(TOKENIZER.decode([whole[letters[1]]]),))))[0]
+    drain(engine)
+    assert (end.finish, tokens(end)) == ("stop", whole[: whole.index(whole[4])])
+    assert stop.finish == "stop"
+    assert TOKENIZER.decode([whole[letters[1]]]) not in text(stop)
+    require_nothing_held(engine)
+
+
+def test_log_probabilities_are_the_models() -> None:
+    made = model()
+    asked = Generation(prompt=(1, 2, 3), sample=SampleConfig(temperature=0, max_tokens=3), logprobs=4)
+    choice = Engine(made, TOKENIZER).submit(asked)[0]
+    engine = Engine(made, TOKENIZER)
+    choice = engine.submit(asked)[0]
+    drain(engine)
+    first = choice.pieces[0].tokens[0]
+    expected = made(torch.tensor([[1, 2, 3]])).detach()[0, -1].double().log_softmax(-1)
+    assert first.logprob == pytest.approx(float(expected.max()), abs=1e-5)
+    assert [t for t, _ in first.top] == expected.topk(4).indices.tolist()
+
+
+def test_a_bias_decides() -> None:
+    engine = Engine(model(), TOKENIZER)
+    choice = engine.submit(Generation(prompt=(1,), sample=SampleConfig(max_tokens=4), logit_bias={77: 100.0}))[0]
+    drain(engine)
+    assert tokens(choice) == [77] * 4
+
+
+def test_a_guide_is_kept_to() -> None:
+    class Digits:
+        start = 0
+
+        def allowed(self, state: int, budget: int | None = None) -> torch.Tensor:
+            mask = torch.zeros(V, dtype=torch.bool)
+            mask[48 + state % 10] = True
+            return mask
+
+        def advance(self, state: int, token: int) -> int:
+            return state + 1
+
+    engine = Engine(model(), TOKENIZER)
+    choice = engine.submit(Generation(prompt=(1,), sample=SampleConfig(max_tokens=5), guide=Digits()))[0]
+    drain(engine)
+    assert text(choice) == '!"#$%'[:0] + TOKENIZER.decode(range(48, 53))
+
+
+def test_a_number_that_is_none_never_becomes_a_token() -> None:
+    """One poisoned row ends its own request with an error; the others go on."""
+    made = model()
+    asked = Generation(prompt=(1, 2), sample=SampleConfig(temperature=0, max_tokens=5))
+    expected = alone(made, asked)
+    assert 7 not in expected
+    with torch.no_grad():
+        made.tokens.weight[7] = torch.nan
+    engine = Engine(made, TOKENIZER)
+    good, bad = engine.submit(asked)[0], engine.submit(Generation(prompt=(7, 2), sample=SampleConfig(max_tokens=5)))[0]
+    drain(engine)
+    assert (bad.finish, tokens(bad)) == ("error", [])
+    assert "not finite" in bad.pieces[-1].error
+    assert tokens(good) == expected
+    require_nothing_held(engine)
+
+
+def test_a_deadline_ends_what_waits_and_what_runs() -> None:
+    engine = Engine(model(), TOKENIZER, EngineConfig(max_running=1))
+    now = [0.0]
+    engine.clock = lambda: now[0]
+    runs, waits = (engine.submit(Generation(prompt=(1,), sample=SampleConfig(max_tokens=50), deadline=10))[0] for _ in range(2))
+    engine.step()
+    now[0] = 11
+    engine.step()
+    assert (runs.finish, waits.finish) == ("error", "error")
+    assert "deadline" in runs.pieces[-1].error
+    require_nothing_held(engine)
+
+
+def test_cancelling_one_choice_lets_the_others_come() -> None:
+    engine = Engine(model(), TOKENIZER)
+    first, second = engine.submit(Generation(prompt=(1, 2), n=2, sample=SampleConfig(max_tokens=3)))
+    engine.cancel(first)
+    drain(engine)
+    assert (first.finish, second.finish) == ("cancelled", "length")
+    third, fourth = engine.submit(Generation(prompt=(1, 2), n=2, sample=SampleConfig(max_tokens=3)))
+    engine.cancel(fourth)
+    drain(engine)
+    assert (third.finish, fourth.finish) == ("length", "cancelled")
+    require_nothing_held(engine)
+
+
+def test_what_can_never_run_is_refused_and_the_queue_has_an_end() -> None:
+    engine = Engine(model(), TOKENIZER, EngineConfig(max_waiting=2, max_running=1))
+    for prompt, most in (((), 1), ((1,) * 90, 20), ((V,), 1), ((-1,), 1)):
+        with pytest.raises(RequestRefused):
+            engine.submit(Generation(prompt=prompt, sample=SampleConfig(max_tokens=most)))
+    for _ in range(2):
+        engine.submit(Generation(prompt=(1,), sample=SampleConfig(max_tokens=1)))
+    with pytest.raises(QueueFull, match="Try again later"):
+        engine.submit(Generation(prompt=(1,), sample=SampleConfig(max_tokens=1)))
+    drain(engine)
+    require_nothing_held(engine)
+
+
+def test_nothing_to_write_is_an_answer() -> None:
+    engine = Engine(model(), TOKENIZER)
+    choice = engine.submit(Generation(prompt=(1,), sample=SampleConfig(max_tokens=0)))[0]
+    assert choice.finish == "length"
+    require_nothing_held(engine)
+
+
+@pytest.mark.parametrize(("field", "value"), [("n", 0), ("n", 10**9), ("logprobs", 21), ("logit_bias", {1: 1e9}), ("logit_bias", {1: float("nan")})])
+def test_what_is_out_of_bounds_is_named(field: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=field):
+        Generation(prompt=(1,), **{field: value})  # type: ignore[arg-type]
+
+
+def test_a_dynamic_rotation_is_served_up_to_the_trained_context() -> None:
+    config = llama(
+        vocab_size=V,
+        context=64,
+        n_layer=1,
+        n_head=2,
+        width=16,
+        positions="underhood.nn.rope:ScaledRotary",
+        attention="underhood.nn.grouped:GroupedQueryAttention",
+        rope=RopeConfig(kind="dynamic", factor=2, original_context=32),
+    )
+    assert context_of(build_gpt(config, 0)) == 32
+
+
+def test_invariance_needs_compiled_kernels() -> None:
+    with pytest.raises(ConfigError, match="batch_invariant"):
+        Engine(model(), TOKENIZER, EngineConfig(batch_invariant=True))

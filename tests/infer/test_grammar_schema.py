@@ -1,0 +1,239 @@
+"""JSON Schema to a grammar: what each keyword allows, judged by the jsonschema package; what is not supported is named; hostile schemas end quickly."""
+
+import json
+import time
+from typing import Any
+
+import jsonschema
+import pytest
+
+from underhood.infer import grammar_schema
+from underhood.infer.grammar import Automaton, SchemaError, finished
+from underhood.infer.grammar_schema import UnsupportedKeyword, schema_grammar
+
+TREE = {
+    "$defs": {"tree": {"type": "object", "properties": {"v": {"type": "integer"}, "kids": {"type": "array", "items": {"$ref": "#/$defs/tree"}}}}},
+    "$ref": "#/$defs/tree",
+}
+TAGGED = [
+    {"type": "object", "properties": {"kind": {"const": kind}, "x": {"type": kind}}, "required": ["kind", "x"], "additionalProperties": False}
+    for kind in ("string", "null")
+]
+
+CASES: list[tuple[Any, list[str], list[str]]] = [  # a schema, texts that it allows, texts that it does not
+    (True, ["1", "[]", '{"a": null}'], ["", "tru"]),
+    ({}, ["1", '"x"', '{"a":[1, 2]}'], ["[1"]),
+    ({"type": "object"}, ["{}", '{"a":1,"b": {}}'], ["[]", "1"]),
+    ({"type": "array"}, ["[]", '[1, "a",null]'], ["{}"]),
+    ({"type": "string"}, ['""', '"é\\u00e9"'], ["1", "é"]),
+    ({"type": "integer"}, ["0", "-7", "123456789012345"], ["1.5", "1e3", '"1"', "00"]),
+    ({"type": "number"}, ["0", "-7.25", "1e3"], ["NaN", '"1"']),
+    ({"type": "boolean"}, ["true", "false"], ["null", "0"]),
+    ({"type": "null"}, ["null"], ["false"]),
+    ({"type": ["integer", "null"]}, ["1", "null"], ["1.5", '"1"']),
+    ({"type": ["integer", "number"]}, ["1", "1.5"], ["null"]),
+    ({"type": "string", "minimum": 3}, ['"a"'], ["5"]),
+    ({"type": "string", "minLength": 2, "maxLength": 3}, ['"ab"', '"😀é\\n"'], ['"a"', '"abcd"', '"😀"']),
+    ({"minLength": 2}, ['"ab"'], ['"a"']),
+    ({"type": "integer", "minimum": -2, "maximum": 12.5}, ["-2", "0", "12"], ["-3", "13"]),
+    ({"type": "integer", "exclusiveMinimum": -2, "exclusiveMaximum": 12.5}, ["-1", "12"], ["-2", "13"]),
+    ({"type": "integer", "minimum": 2, "exclusiveMinimum": 2, "maximum": 9, "exclusiveMaximum": 20}, ["3", "9"], ["2", "10"]),
+    ({"type": "number", "minimum": 0, "exclusiveMaximum": 2}, ["0", "1.999999", "0.5", "1"], ["-0.5", "2", "2.0", "2.000001"]),
+    ({"minimum": 5}, ["5", "5.5"], ["4"]),
+    ({"type": "array", "items": {"type": "integer"}, "minItems": 1, "maxItems": 2}, ["[1]", "[1, 2]"], ["[]", "[1,2,3]", '["a"]']),
+    ({"type": "array", "items": False}, ["[]"], ["[1]"]),
+    ({"type": "array", "maxItems": 0}, ["[]"], ["[1]"]),
+    ({"items": {"type": "null"}}, ["[null,null]"], ["[1]"]),
+    ({"properties": {"a": {"type": "null"}}}, ["{}", '{"a":null}'], ['{"a":1}', '{"b":1}']),
+    ({"properties": {"a": True}, "additionalProperties": True}, ['{"a":1, "b":2}', '{"b":1}', '{"aa":1}'], ['{"a":1, "a":2}']),
+    ({"properties": {"a": {"type": "null"}}, "additionalProperties": {"type": "integer"}}, ['{"a":null, "b":2}'], ['{"b":null}', '{"\\u0061":1}']),
+    ({"required": ["x"]}, ['{"x":1}'], ["{}"]),
+    ({"properties": {"a": {"type": "null"}}, "required": ["b", "b"]}, ['{"b":1}', '{"a":null,"b":[]}'], ['{"a":null}']),
+    ({"type": "object", "properties": {"a": False, "b": True}, "additionalProperties": False}, ["{}", '{"b":1}'], ['{"a":1}']),
+    ({"type": "object", "additionalProperties": False}, ["{}"], ['{"a":1}']),
+    ({"properties": {'q"\\é': {"type": "null"}}, "required": ['q"\\é']}, ['{"q\\"\\\\é": null}'], ['{"q": null}']),
+    ({"enum": ["a", "ab", 1, 1.5, None, True, [1, {"x": "é"}]]}, ['"a"', '"ab"', "1", "1.5", "null", "true", '[1, {"x": "é"}]'], ['"b"', "false", '"abc"']),
+    ({"enum": ["a", 1], "type": "string"}, ['"a"'], ["1"]),
+    ({"enum": [1.0, True], "type": "integer"}, ["1.0"], ["true"]),
+    ({"const": {"a": [None]}}, ['{"a": [null]}'], ["{}"]),
+    ({"enum": [1, 2], "const": 2.0}, ["2"], ["1"]),
+    ({"anyOf": [{"type": "integer"}, {"type": "array", "items": {"type": "integer"}}]}, ["1", "[1]"], ["[[1]]"]),
+    ({"oneOf": [{"type": "integer"}, {"type": "string"}, {"enum": [None, True]}]}, ["1", '"x"', "true"], ["false"]),
+    ({"oneOf": TAGGED}, ['{"kind": "string", "x": ""}', '{"kind":"null","x":null}'], ['{"kind":"null","x":""}']),
+    ({"allOf": [{"type": "null"}], "title": "one"}, ["null"], ["1"]),
+    (TREE, ["{}", '{"v":1,"kids":[{"kids":[]}, {"v":2}]}'], ['{"kids":[1]}']),
+    ({"type": "array", "items": {"$ref": "#"}, "maxItems": 2}, ["[[],[[]]]"], ["[[],[],[]]"]),
+    ({"definitions": {"a/b~c d": {"type": "null"}}, "$ref": "#/definitions/a~1b~0c%20d"}, ["null"], ["1"]),
+    ({"anyOf": [{"type": "null"}, {"$ref": "#/anyOf/0"}]}, ["null"], ["1"]),
+    ({"title": "t", "description": "d", "default": 1, "examples": [], "$comment": "c", "$schema": "s", "$id": "i", "type": "null"}, ["null"], []),
+]
+
+
+def accepts(schema: Any, text: str) -> bool:
+    automaton = Automaton(schema_grammar(schema))
+    state = automaton.start
+    for byte in text.encode():
+        following = automaton.after(state)
+        if byte not in following:
+            return False
+        state = following[byte]
+    return finished(state)
+
+
+@pytest.mark.parametrize(("schema", "allowed", "refused"), CASES, ids=range(len(CASES)))
+def test_what_a_schema_allows(schema: Any, allowed: list[str], refused: list[str]) -> None:
+    judge = jsonschema.Draft202012Validator(schema)
+    for text in allowed:
+        assert accepts(schema, text), text
+        assert judge.is_valid(json.loads(text)), "the table is wrong"
+    for text in refused:
+        assert not accepts(schema, text), text
+
+
+def test_a_reference_to_itself_adds_nothing() -> None:
+    """jsonschema would go round for ever."""
+    schema = {"anyOf": [{"$ref": "#"}, {"type": "null"}]}
+    assert accepts(schema, "null")
+    assert not accepts(schema, "1")
+
+
+UNSUPPORTED = [
+    *("pattern", "format", "patternProperties", "propertyNames", "minProperties", "maxProperties", "dependentRequired", "dependentSchemas", "dependencies"),
+    *("uniqueItems", "prefixItems", "contains", "minContains", "multipleOf", "not", "if", "then", "else", "unevaluatedProperties", "$anchor", "$dynamicRef"),
+    *("contentEncoding", "nullable", "x-mine", "Type"),
+]
+
+
+@pytest.mark.parametrize("keyword", UNSUPPORTED)
+def test_unsupported_keywords_are_named(keyword: str) -> None:
+    inner = {"type": "string", keyword: "^a$"}
+    for schema in (inner, {"properties": {"a": inner}}, {"items": inner}, {"anyOf": [True, inner]}, {"$defs": {"x": inner}, "items": {"$ref": "#/$defs/x"}}):
+        with pytest.raises(UnsupportedKeyword, match=f"'{keyword.replace('$', '.')}' is not supported") as caught:
+            schema_grammar(schema)
+        assert caught.value.keyword == keyword
+    with pytest.raises(UnsupportedKeyword, match=r"schema\.properties\.a\.items: "):
+        schema_grammar({"properties": {"a": {"items": inner}}})
+
+
+@pytest.mark.parametrize(
+    ("schema", "keyword"),
+    [
+        ({"$ref": "#/$defs/a", "$defs": {"a": True}, "maxLength": 3}, "maxLength"),
+        ({"anyOf": [True], "type": "object"}, "type"),
+        ({"enum": ["abc"], "maxLength": 1}, "maxLength"),
+        ({"allOf": [{"type": "integer"}, {"minimum": 3}]}, "allOf"),
+        ({"items": {"$id": "other"}}, "$id"),
+        ({"anyOf": [True], "oneOf": [True]}, "oneOf"),
+    ],
+)
+def test_keywords_that_would_have_to_be_joined_are_named(schema: Any, keyword: str) -> None:
+    with pytest.raises(UnsupportedKeyword) as caught:
+        schema_grammar(schema)
+    assert caught.value.keyword == keyword
+
+
+DAMAGED = [
+    *([], None, 3, "x", {"items": 3}, {"properties": []}, {"properties": {"a": 1}}, {"required": "a"}, {"required": [1]}, {"additionalProperties": []}),
+    *({"type": "text"}, {"type": 3}, {"type": []}, {"type": [[]]}, {"type": [None]}, {"enum": 3}, {"anyOf": {}}, {"anyOf": []}, {"oneOf": [3]}, {"allOf": []}),
+    *({"minLength": -1}, {"minLength": "1"}, {"minLength": True}, {"maxItems": 1.5}, {"maxLength": float("inf")}, {"maxLength": None}),
+    *({"minimum": "1"}, {"minimum": True}, {"maximum": float("nan")}, {"type": "integer", "maximum": float("inf")}, {"type": "integer", "minimum": 10**400}),
+    *({"$ref": 3}, {"$ref": "#/nothing"}, {"$ref": "other.json"}, {"$ref": "http://a/b#"}, {"$ref": "#/anyOf/9", "anyOf": []}, {"$ref": "#a"}),
+    *({"enum": [float("nan")]}, {"const": {1, 2}}, {"const": "\ud800"}, {"properties": {"\ud800": True}}, {"enum": [{"a": b"x"}]}),
+]
+
+
+@pytest.mark.parametrize("schema", DAMAGED, ids=range(len(DAMAGED)))
+def test_damaged_schemas_are_typed_errors(schema: Any) -> None:
+    with pytest.raises(SchemaError, match="schema"):
+        schema_grammar(schema)
+
+
+NOTHING = [
+    *(False, {"enum": []}, {"enum": [1], "type": "string"}, {"minLength": 3, "maxLength": 2}, {"type": "integer", "minimum": 3, "maximum": 2}),
+    *({"minItems": 1, "items": False}, {"required": ["a"], "properties": {"a": False}}, {"required": ["a"], "additionalProperties": False}, {"$ref": "#"}),
+    *({"properties": {"a": {"$ref": "#"}}, "required": ["a"]}, {"minItems": 1, "items": {"$ref": "#"}}, {"enum": [1, 2], "const": 3}),
+    *({"type": "integer", "minimum": 10**16}, {"type": "number", "exclusiveMinimum": 1, "exclusiveMaximum": 1}, {"minItems": 2, "maxItems": 1}),
+]
+
+
+@pytest.mark.parametrize("schema", NOTHING, ids=range(len(NOTHING)))
+def test_schemas_without_a_value_are_errors(schema: Any) -> None:
+    with pytest.raises(SchemaError, match="allows no value"):
+        schema_grammar(schema)
+
+
+def test_narrow_bounds_are_refused_not_emptied() -> None:
+    with pytest.raises(SchemaError, match=r"no whole number lies between 0\.25 and 0\.75"):
+        schema_grammar({"type": "number", "minimum": 0.25, "maximum": 0.75})
+
+
+OVERLAP = [
+    [{"type": "integer"}, {"type": "number"}],
+    [{"type": "string"}, {"type": "string", "maxLength": 3}],
+    [{"enum": ["a", "b"]}, {"enum": ["b"]}],
+    [{"enum": [1]}, {"const": 1.0}],
+    [{"type": "object", "properties": {"a": True}}, {"type": "object", "properties": {"b": True}}],
+    [{"type": "object", "properties": {"k": {"const": "a"}}}, {"type": "object", "properties": {"k": {"const": "b"}}}],
+    [{"const": "a"}, {"minLength": 1}],
+    [True, {"type": "null"}],
+]
+
+
+@pytest.mark.parametrize("options", OVERLAP, ids=range(len(OVERLAP)))
+def test_one_of_refuses_what_might_fit_two(options: list[Any]) -> None:
+    with pytest.raises(SchemaError, match="might fit two"):
+        schema_grammar({"oneOf": options})
+    schema_grammar({"anyOf": options})
+
+
+def nested(depth: int) -> Any:
+    schema: Any = True
+    for _ in range(depth):
+        schema = {"items": schema}
+    return schema
+
+
+HOSTILE = {
+    "deep": nested(100_000),
+    "deep value": {"const": json.loads("[" * 900 + "]" * 900)},
+    "many properties": {"properties": {f"p{k}": {} for k in range(100_000)}},
+    "many alternatives": {"anyOf": [{"type": "null"}] * 100_000},
+    "many one of": {"oneOf": [{"const": k} for k in range(10_000)]},
+    "long values": {"enum": ["x" * 100_000] * 100},
+    "long array": {"minItems": 10**9},
+    "long string": {"minLength": 10**300},
+    "doubling": {
+        "$defs": {f"d{k}": {"type": "array", "minItems": 2, "items": {"$ref": f"#/$defs/d{k + 1}"}} for k in range(200)} | {"d200": True},
+        "$ref": "#/$defs/d0",
+    },
+    "chain": {"$defs": {f"d{k}": {"$ref": f"#/$defs/d{k + 1}"} for k in range(5000)} | {"d5000": {"$ref": "#/$defs/d0"}}, "$ref": "#/$defs/d0"},
+    "pointer": {"$ref": "#" + "/a" * 100_000},
+    "long names": {"properties": {"x" * 100_000: True}, "additionalProperties": True},
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_schemas_are_refused_quickly(name: str) -> None:
+    start = time.monotonic()
+    with pytest.raises(SchemaError):
+        schema_grammar(HOSTILE[name])
+    assert time.monotonic() - start < 5
+
+
+def test_large_counts_that_need_not_be_reached_are_fine() -> None:
+    assert accepts({"type": "array", "maxItems": 10**9, "items": {"type": "string", "maxLength": 10**12}}, '["a"]')
+
+
+def test_large_enumerations_are_fine() -> None:
+    schema = {"enum": [f"item {k}" for k in range(10_000)]}
+    assert accepts(schema, '"item 9999"')
+    assert not accepts(schema, '"item 10000"')
+
+
+def test_the_bounds_are_what_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control: with the bound moved the same schema passes, and moved down a small one is refused."""
+    small = {"items": {"items": {"type": "null"}}}
+    schema_grammar(small)
+    monkeypatch.setattr(grammar_schema, "MOST_SCHEMAS", 2)
+    with pytest.raises(SchemaError, match="too large"):
+        schema_grammar(small)
