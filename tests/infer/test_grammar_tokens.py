@@ -72,8 +72,8 @@ def random_schema(rng: random.Random, depth: int = 3) -> Any:
     if kind == "array":
         low = rng.randrange(3)
         return {"type": "array", "items": random_schema(rng, depth - 1), "minItems": low, "maxItems": low + rng.randrange(3)}
-    if kind in ("anyOf", "oneOf"):
-        return {kind: [random_schema(rng, depth - 1) for _ in range(rng.randrange(1, 4))]}
+    if kind == "anyOf":
+        return {"anyOf": [random_schema(rng, depth - 1) for _ in range(rng.randrange(1, 4))]}
     if kind == "types":
         return {"type": rng.sample(["string", "number", "boolean", "null", "array", "object"], 2)}
     if kind == "string":
@@ -117,20 +117,19 @@ def outputs(tokenizer: Any, count: int, each: int) -> Iterator[tuple[Any, str]]:
 
 
 def check(texts: Iterator[tuple[Any, str]]) -> int:
-    judges: dict[int, Any] = {}
-    lengths = []
+    last, judge, lengths = None, None, []
     for schema, text in texts:
-        if id(schema) not in judges:
+        if schema is not last:
             jsonschema.Draft202012Validator.check_schema(schema)
-            judges = {id(schema): jsonschema.Draft202012Validator(schema)}
-        judges[id(schema)].validate(json.loads(text))
+            last, judge = schema, jsonschema.Draft202012Validator(schema)
+        judge.validate(json.loads(text))
         lengths.append(len(text))
     assert max(lengths) > 60
     return len(lengths)
 
 
 def test_two_thousand_random_outputs_are_valid(bpe: BPE) -> None:
-    assert check(outputs(bpe, 2000, 20)) == 2000
+    assert check(outputs(bpe, 2000, 5)) == 2000
 
 
 @pytest.mark.slow
