@@ -14,7 +14,7 @@ from underhood.base.errors import UserError
 
 SECONDS = 2.0  # of one rendering; an ordinary one takes a millisecond
 START_SECONDS = 60.0  # of starting Python on a busy machine
-LARGEST = 64 * 2**20  # bytes of one message, either way
+LARGEST = 32 * 2**20  # bytes of one message, either way
 KEPT = ("SYSTEMROOT", "TZ", "LD_LIBRARY_PATH")  # of the environment: what Python needs to start, and the time zone for strftime_now
 COMMAND = "import sys; sys.path[:] = {path!r}; from underhood.text.chat_worker import main; main({largest})"
 
@@ -41,8 +41,9 @@ class TemplateProcess:
 
         Raises ``ChatRefused`` where the template itself refuses, else ``ChatTemplateError``.
         """
+        request = _packed({"source": source, "variables": variables, "marks": marks})
         with self._turn:
-            answer = self._ask({"source": source, "variables": variables, "marks": marks})
+            answer = self._ask(request)
             if answer.get("error") == "limit":
                 self.close()  # it may hold memory that it will not give back
         if "text" in answer:
@@ -58,7 +59,7 @@ class TemplateProcess:
         self._end()
         self._process = None
 
-    def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _ask(self, request: bytes) -> dict[str, Any]:
         if self._process is None or self._process.poll() is not None:
             self.close()
             self._process = self._start()
@@ -70,11 +71,11 @@ class TemplateProcess:
         pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
         process = subprocess.Popen([sys.executable, "-I", "-c", command], env=environment, stdin=pipe, stdout=pipe, stderr=nowhere)
         self._end = weakref.finalize(self, _kill, process)
-        self._exchange(process, None, START_SECONDS)
+        self._exchange(process, b"", START_SECONDS)
         return process
 
-    def _exchange(self, process: "subprocess.Popen[bytes]", request: Mapping[str, Any] | None, seconds: float) -> dict[str, Any]:
-        """Send ``request`` (None: the process speaks first) and wait for the answer. One that takes longer than ``seconds`` is killed, which ends the wait."""
+    def _exchange(self, process: "subprocess.Popen[bytes]", request: bytes, seconds: float) -> dict[str, Any]:
+        """Send ``request`` (nothing: the process speaks first) and wait for the answer; after ``seconds`` the process is killed, which ends the wait."""
         late = threading.Event()
 
         def stop() -> None:
@@ -84,9 +85,10 @@ class TemplateProcess:
         timer = threading.Timer(seconds, stop)
         timer.start()
         try:
-            if request is not None:
-                send(cast(IO[bytes], process.stdin), request)
-            return cast(dict[str, Any], receive(cast(IO[bytes], process.stdout), LARGEST))
+            stdin, stdout = cast(IO[bytes], process.stdin), cast(IO[bytes], process.stdout)
+            stdin.write(request)
+            stdin.flush()
+            return cast(dict[str, Any], receive(stdout, LARGEST))
         except (OSError, EOFError, ValueError) as error:
             self.close()
             says = f"takes longer than {seconds:g} s" if late.is_set() else "ended the process that it ran in"
@@ -118,6 +120,22 @@ def receive(stream: IO[bytes], largest: int) -> Any:
 
 def send(stream: IO[bytes], message: Any) -> None:
     """The counterpart of ``receive``."""
-    body = json.dumps(message).encode()
-    stream.write(len(body).to_bytes(8, "big") + body)
+    stream.write(pack(message))
     stream.flush()
+
+
+def pack(message: Any) -> bytes:
+    """``message`` as it is sent."""
+    body = json.dumps(message).encode()
+    return len(body).to_bytes(8, "big") + body
+
+
+def _packed(request: Mapping[str, Any]) -> bytes:
+    """A packed request. Raises ``ChatTemplateError`` where a person's conversation cannot be one."""
+    try:
+        packed = pack(request)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ChatTemplateError(f"no plain data ({error})", where="messages", expected="text, numbers, lists, objects") from None
+    if len(packed) > LARGEST:
+        raise ChatTemplateError(f"{len(packed):,} bytes", where="messages", expected=f"at most {LARGEST:,}")
+    return packed
