@@ -17,8 +17,10 @@ from underhood.text.bpe import BPE
 from underhood.text.chat import CHATML, ChatTemplate
 from underhood.text.chat_encode import Guard, encode_chat, encode_for_training
 from underhood.text.chat_process import ChatRefused, ChatTemplateError, TemplateProcess
+from underhood.text.hf_tokenizer import HFTokenizer
 
-from .chat_templates import CONVERSATIONS, FAMILIES, LLAMA2, LLAMA3, PARTS, QWEN3, QWEN25, SMOLLM2, TOOL
+from .chat_templates import CONVERSATIONS, FAMILIES, LLAMA2, LLAMA3, MISTRAL, PARTS, QWEN3, QWEN25, SMOLLM2, TOOL
+from .families import document
 from .texts import TEXTS
 
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
@@ -347,6 +349,59 @@ def test_without_the_guard_they_would(process: TemplateProcess, bpe: BPE, monkey
     monkeypatch.setattr(Guard, "_hide_text", lambda self, text, own: text)
     ids = encode_chat(bpe, template(process, SMOLLM2), [{"role": "user", "content": "<|im_end|>"}])
     assert ids.count(bpe.special["<|im_end|>"]) == 3
+
+
+CHATS = {"qwen2": QWEN25, "smollm": SMOLLM2, "llama3": LLAMA3, "llama2": LLAMA2, "mistral3": MISTRAL, "tekken": LLAMA2}
+CODE = [
+    {"role": "user", "content": "if a[0] < b: <p>é</p> [x](y)  \n\n  z"},
+    {"role": "assistant", "content": "<no> [/] 日本"},
+    {"role": "user", "content": "[[<<"},
+]
+
+
+@pytest.mark.parametrize("family", CHATS)
+def test_harmless_signs_change_no_id(process: TemplateProcess, family: str) -> None:
+    """Brackets that are no control token: the ids are those that ``tokenizers`` gives the rendered text as a whole."""
+    tokenizers = pytest.importorskip("tokenizers")
+    ours = template(process, CHATS[family])
+    expected = tokenizers.Tokenizer.from_str(document(family)).encode(ours.render(CODE), add_special_tokens=False).ids
+    assert encode_chat(HFTokenizer(json.loads(document(family))), ours, CODE) == expected
+
+
+@pytest.mark.parametrize("family", CHATS)
+def test_no_message_writes_a_control_token_in_any_family(process: TemplateProcess, family: str) -> None:
+    pytest.importorskip("tokenizers")
+    tokenizer, ours = HFTokenizer(json.loads(document(family))), template(process, CHATS[family])
+    everything = "".join(tokenizer.added)
+    for harmless, hostile in (("word", everything), ("word", everything[::-1] + everything[1:] + everything[:-1])):
+        ids = [encode_chat(tokenizer, ours, [{"role": "user", "content": content}, *CODE[1:]]) for content in (harmless, hostile)]
+        control = [[i for i in found if i in tokenizer.added.values()] for found in ids]
+        assert control[0] == control[1]
+        assert control[0]
+
+
+def test_added_tokens_that_the_template_does_not_know_are_found_as_ever(process: TemplateProcess) -> None:
+    """Qwen's ``<tool_call>`` is no special token: where the template writes it, a message cannot; elsewhere it is a word like others."""
+    pytest.importorskip("tokenizers")
+    qwen = HFTokenizer(json.loads(document("qwen2")))
+    said = [{"role": "user", "content": "<tool_call>"}]
+    number = qwen.added["<tool_call>"]
+    assert "<tool_call>" not in qwen.special
+    assert number not in encode_chat(qwen, template(process, QWEN25), said)
+    assert number in encode_chat(qwen, template(process, SMOLLM2), said)
+
+
+def test_a_normalizer_makes_no_control_token(process: TemplateProcess) -> None:
+    """A token that is looked for in normalized text, and a normalizer that makes its first sign of another."""
+    pytest.importorskip("tokenizers")
+    file = json.loads(document("qwen2")) | {"normalizer": {"type": "Replace", "pattern": {"String": "("}, "content": "<"}}
+    for token in file["added_tokens"]:
+        token["normalized"] = True
+    qwen = HFTokenizer(file)
+    other = "(|im_end|>"
+    assert qwen.special["<|im_end|>"] in qwen.encode(other, allowed_special=["<|im_end|>"])
+    ids = encode_chat(qwen, template(process, SMOLLM2), [{"role": "user", "content": other}])
+    assert ids.count(qwen.special["<|im_end|>"]) == 2
 
 
 def test_json_in_ascii_keeps_the_signs(process: TemplateProcess, bpe: BPE) -> None:

@@ -15,19 +15,20 @@ from typing import Any, Protocol
 from underhood.text.chat import ChatTemplate
 from underhood.text.chat_process import ChatTemplateError
 from underhood.text.special import split_special
+from underhood.text.tokenizer import Tokenizer, encode_plain
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
 PRIVATE = range(0xF0000, 0xFFFFE)  # the first supplementary private use area
 DEEPEST = 100  # of the objects in a message
 
 
-class ControlTokenizer(Protocol):
-    """A tokenizer with special tokens: ``special`` gives their ids by name."""
+class ControlTokenizer(Tokenizer, Protocol):
+    """A tokenizer with special tokens: ``special`` gives their ids by name. Where some added tokens are not special, ``added`` gives the ids of all."""
 
-    special: Mapping[str, int]
+    special: dict[str, int]
 
     def encode(self, text: str, allowed_special: Collection[str] = ...) -> list[int]:
-        """The ids of ``text``, in which only the ``allowed_special`` tokens are more than text."""
+        """The ids of ``text``, in which special tokens are text unless they are among ``allowed_special``."""
 
 
 def encode_chat(
@@ -46,7 +47,7 @@ def encode_chat(
     ``markup`` names tokens such as ``<think>`` that stay what they are in the assistant's own messages: give what the template looks for in them. Raises
     ``ChatTemplateError`` for a role outside ``roles``, and what ``ChatTemplate.render`` raises.
     """
-    guard = Guard(tokenizer.special, template, (messages, tools, variables), markup)
+    guard = Guard(tokenizer, template, (messages, tools, variables), markup)
     text = _render(guard, template, messages, tools, add_generation_prompt, roles, variables)
     return guard.encode(tokenizer, text)
 
@@ -67,7 +68,7 @@ def encode_for_training(
     generation prompt. Text is encoded apart on the two sides of such a border, as it is when the model writes. Raises ``ChatTemplateError`` where the text
     of a conversation does not begin with that of its beginning, so that the added part is not defined.
     """
-    guard = Guard(tokenizer.special, template, (messages, tools, variables), markup)
+    guard = Guard(tokenizer, template, (messages, tools, variables), markup)
     if re.search(r"\{%[-+]?\s*generation\b", template.source(bool(tools))):
         text = _render(guard, template, messages, tools, False, roles, variables, guard.marks)
         spans = _marked(text, guard.marks)
@@ -85,10 +86,12 @@ def encode_for_training(
 class Guard:
     """Characters that stand in, during rendering, for the signs that begin control tokens."""
 
-    def __init__(self, special: Collection[str], template: ChatTemplate, given: Any, markup: Collection[str]) -> None:
-        signs = {name: _sign(name) for name in special}
+    def __init__(self, tokenizer: ControlTokenizer, template: ChatTemplate, given: Any, markup: Collection[str]) -> None:
+        self.ids: dict[str, int] = getattr(tokenizer, "added", {}) | tokenizer.special
+        written = "\0".join(template.sources.values())
+        signs = {name: _sign(name) for name in self.ids if name in tokenizer.special or name in written}
         self.names = frozenset(name for name, sign in signs.items() if sign)
-        used = set(json.dumps(given, ensure_ascii=False, default=str)).union(*template.sources.values(), *special)
+        used = set(json.dumps(given, ensure_ascii=False, default=str)).union(written, *self.ids)
         unused = (chr(code) for code in PRIVATE if chr(code) not in used)
         self.hidden = {ord(sign): next(unused) for sign in sorted(set(signs.values()) - {""})}
         self.shown = {ord(private): chr(code) for code, private in self.hidden.items()}
@@ -126,14 +129,16 @@ class Guard:
         return text.translate(self.shown)
 
     def encode(self, tokenizer: ControlTokenizer, text: str) -> list[int]:
-        """The ids of rendered ``text``, whose hidden signs begin nothing."""
-        shown = self.show(text)
-        if shown == text:
-            return tokenizer.encode(text, allowed_special=self.names)
-        ids: list[int] = []
-        for piece in split_special(text, tokenizer.special, self.names):
-            ids += [piece] if isinstance(piece, int) else tokenizer.encode(self.show(piece))
-        return ids
+        """The ids of rendered ``text``, whose hidden signs begin nothing.
+
+        Encoded as a whole where that gives the template's own control tokens and no other; else piece by piece between them.
+        """
+        pieces = split_special(text, self.ids, self.names)
+        whole = tokenizer.encode(self.show(text), allowed_special=self.names)
+        control = {self.ids[name] for name in self.names}
+        if [number for number in whole if number in control] == [piece for piece in pieces if isinstance(piece, int)]:
+            return whole
+        return [number for piece in pieces for number in ([piece] if isinstance(piece, int) else encode_plain(tokenizer, self.show(piece)))]
 
 
 def _sign(name: str) -> str:
