@@ -210,7 +210,6 @@ BYTE_FAMILIES = {
 }  # fmt: skip
 PIECE_FAMILIES = {"llama2": llama2, "mistral3": mistral3, "gemma": gemma, "metaspace": metaspace, "unfused": unfused}
 FAMILIES = BYTE_FAMILIES | PIECE_FAMILIES
-LOSSY = ("metaspace", "unfused")  # unknown characters are lost
 
 
 @functools.cache

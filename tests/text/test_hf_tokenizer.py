@@ -1,5 +1,6 @@
 """Tokenizers of published models against the ``tokenizers`` library: same ids, same text, and files that go both ways."""
 
+import functools
 import json
 import random
 import time
@@ -17,36 +18,47 @@ from underhood.text.bpe_fast import FastBPE
 from underhood.text.hf_tokenizer import HFTokenizer
 from underhood.text.tokenizer import Tokenizer, encode_plain, load_tokenizer
 
-from .families import FAMILIES, LOSSY, PIECE_FAMILIES, document
+from .families import FAMILIES, PIECE_FAMILIES, document
 from .texts import AWKWARD, OLD, TEXTS, random_text
 
 tokenizers = pytest.importorskip("tokenizers")
-SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+SETTINGS = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-@pytest.fixture(scope="module", params=sorted(FAMILIES))
+@functools.cache
+def our(family: str) -> HFTokenizer:
+    return HFTokenizer(json.loads(document(family)))
+
+
+@functools.cache
+def their(family: str) -> Any:
+    return tokenizers.Tokenizer.from_str(document(family))
+
+
+@pytest.fixture(params=sorted(FAMILIES))
 def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def ours(family: str) -> HFTokenizer:
-    return HFTokenizer(json.loads(document(family)))
+    return our(family)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def theirs(family: str) -> Any:
-    return tokenizers.Tokenizer.from_str(document(family))
+    return their(family)
 
 
-def texts_for(tokenizer: HFTokenizer) -> st.SearchStrategy[str]:
-    """Any characters of old, awkward ones, added tokens whole and in part, words of the corpus."""
+def awkward_text(tokenizer: HFTokenizer, rng: random.Random) -> str:
+    """Characters of any kind, added tokens whole and in part, words of the corpus."""
     names = [*tokenizer.added, *(name[: len(name) // 2] for name in tokenizer.added)]
-    parts = [st.sampled_from(AWKWARD), st.sampled_from(OLD), st.sampled_from([*names, " ", "  ", "▁", "mill", "miller", "the ", "<0x41>", "12", "aaaa"])]
-    return st.lists(st.one_of(*parts), max_size=30).map("".join)
+    kinds = (AWKWARD, OLD, [*names, " ", "  ", "▁", "mill", "miller", "the ", "<0x41>", "12", "aaaa"])
+    return "".join(rng.choice(rng.choice(kinds)) for _ in range(rng.randrange(40)))
 
 
 def assert_alike(ours: HFTokenizer, theirs: Any, text: str) -> None:
+    """The same ids with special tokens allowed, put around the text, and as plain text; the same text back."""
     theirs.encode_special_tokens = False
     ids = ours.encode(text, ours.special)
     assert theirs.encode(text, add_special_tokens=False).ids == ids
@@ -59,40 +71,53 @@ def assert_alike(ours: HFTokenizer, theirs: Any, text: str) -> None:
 def test_texts(ours: HFTokenizer, theirs: Any) -> None:
     rng = random.Random(12)
     names = " ".join(ours.added) + "".join(ours.added)
-    long = ["", " ", "   ", "a" * 700, " " * 700 + "x", "the mill " * 200, "👍" * 300, "é\u0323\u0301" * 200, "日本語" * 200, names, "unreachable unreachable qqq"]
-    for text in (*TEXTS, *long, *(random_text(rng, 80) for _ in range(60)), "".join(TEXTS) * 3):
+    long = [
+        "",
+        " ",
+        "   ",
+        "a" * 700,
+        " " * 700 + "x",
+        "the mill " * 200,
+        "👍" * 300,
+        "é\u0323\u0301" * 200,
+        "日本語" * 200,
+        names,
+        "unreachable unreachable qqq",
+    ]
+    for text in (*TEXTS, *long, *(awkward_text(ours, rng) for _ in range(150)), "".join(TEXTS) * 3):
         assert_alike(ours, theirs, text)
 
 
-@SETTINGS
-@given(data=st.data())
-def test_any_text(ours: HFTokenizer, theirs: Any, data: st.DataObject) -> None:
-    assert_alike(ours, theirs, data.draw(texts_for(ours)))
+@pytest.mark.slow
+def test_many_texts(ours: HFTokenizer, theirs: Any) -> None:
+    rng = random.Random(13)
+    for _ in range(10_000):
+        assert_alike(ours, theirs, awkward_text(ours, rng))
 
 
 @SETTINGS
-@given(data=st.data())
-def test_round_trip_and_stream(family: str, ours: HFTokenizer, data: st.DataObject) -> None:
-    """Text comes back from its ids, and token by token it is the same text."""
-    text = data.draw(st.one_of(st.text(), texts_for(ours)))
+@given(st.sampled_from(sorted(FAMILIES)), st.one_of(st.text(alphabet=OLD + AWKWARD), st.text(alphabet="amiler ▁\n<>s|[INST]")))
+def test_any_text(name: str, text: str) -> None:
+    assert_alike(our(name), their(name), text)
+
+
+def loses(name: str, text: str) -> bool:
+    """Whether the family cannot give ``text`` back: it has no token for a character, composes characters, or strips a space that was there."""
+    first = text.startswith(" ") and name == "mistral3"
+    return first or name in ("metaspace", "unfused", "qwen2", "gpt2_with_prefix") or (name in PIECE_FAMILIES and "▁" in text)
+
+
+@SETTINGS
+@given(st.sampled_from(sorted(FAMILIES)), st.text(), st.data())
+def test_round_trip_and_stream(name: str, text: str, data: st.DataObject) -> None:
+    """Text comes back from its ids; token by token, after other text, it is the same text, whatever the ids."""
+    ours = our(name)
     ids = ours.encode(text)
-    if family not in (*LOSSY, "qwen2", "gpt2_with_prefix") and "▁" not in text and "<r>" not in text:
+    if not loses(name, text):
         assert ours.decode(ids) == well_formed(text)
-    elif family == "qwen2":
-        assert ours.encode(ours.decode(ids)) == ids
-    stream = TextStream(ours)
-    start = ours.encode("The mill")
-    shown = ours.decode(start) + "".join(map(stream.add, ids)) + stream.flush()
-    assert shown == ours.decode([*start, *ids])
-
-
-@SETTINGS
-@given(data=st.data())
-def test_any_ids_stream_as_they_decode(ours: HFTokenizer, data: st.DataObject) -> None:
-    ids = data.draw(st.lists(st.sampled_from(sorted(ours.tokens)), max_size=20))
-    stream = TextStream(ours)
-    start = ours.encode("The mill")
-    assert ours.decode(start) + "".join(map(stream.add, ids)) + stream.flush() == ours.decode([*start, *ids])
+    for shown_ids in (ids, data.draw(st.lists(st.sampled_from(sorted(ours.tokens)), max_size=20))):
+        stream, start = TextStream(ours), ours.encode("The mill")
+        assert ours.decode(start) + "".join(map(stream.add, shown_ids)) + stream.flush() == ours.decode([*start, *shown_ids])
 
 
 def test_files_go_both_ways(ours: HFTokenizer, theirs: Any, tmp_path: Path) -> None:
@@ -117,3 +142,131 @@ def test_load_tokenizer_opens_it(family: str, ours: HFTokenizer, tmp_path: Path)
         assert loaded.decode(loaded.encode(text)) == ours.decode(ours.encode(text))
     assert (loaded.vocab_size, loaded.special) == (ours.vocab_size, ours.special)  # type: ignore[attr-defined]
     assert encode_plain(loaded, "".join(ours.added)) == ours.encode("".join(ours.added), plain=True)
+
+
+RUNS = ["a", " ", "'", "\n", "😀", "\u0301"]
+
+
+def assert_linear(tokenizer: HFTokenizer, unit: str) -> None:
+    """Two seconds for a million characters, and ten times the text takes at most fifteen times as long."""
+    tokenizer.encode(unit * 100)
+    seconds = []
+    for n in (100_000, 1_000_000):
+        text = unit * (n // len(unit))
+        start = time.process_time()
+        ids = tokenizer.encode(text)
+        seconds.append(time.process_time() - start)
+    assert seconds[1] < 2.0
+    assert seconds[1] <= 15 * seconds[0] + 0.5
+    assert len(ids) <= 4 * len(text) + 1
+
+
+@pytest.mark.parametrize("char", RUNS)
+@pytest.mark.parametrize("name", ["qwen2", "llama2"])
+def test_a_million_of_one_character_in_time(name: str, char: str) -> None:
+    assert_linear(our(name), char)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unit", [*RUNS, "日", "▁", "é", "<", "<|", "1", "A", "aA", " a", "mill ", "\u0301\u0323", "\u0f73"])
+def test_a_million_of_anything_in_time(ours: HFTokenizer, unit: str) -> None:
+    assert_linear(ours, unit)
+
+
+def test_gpt2s_own_files(shared_data: Path, tmp_path: Path) -> None:
+    """GPT-2's vocabulary in the file that ``tokenizers`` makes of it: the family's tokenizer, the fast one and ``tokenizers`` agree."""
+    folder = shared_data / "gpt2"
+    vocab = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+    merges = (folder / "vocab.bpe").read_text(encoding="utf-8").strip().split("\n")[1:]
+    shape = json.loads(document("gpt2"))
+    shape |= {"model": shape["model"] | {"vocab": vocab, "merges": merges}, "added_tokens": [shape["added_tokens"][0] | {"id": 50_256}]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(shape), encoding="utf-8")
+    theirs, ours = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json")), HFTokenizer(shape)
+    fast = load_tokenizer(tmp_path)
+    assert isinstance(fast, FastBPE)
+    rng = random.Random(14)
+    play = (shared_data / "tinyshakespeare.txt").read_text(encoding="utf-8")[:100_000]
+    for text in (*TEXTS, play, *(random_text(rng, 100) for _ in range(50))):
+        assert_alike(ours, theirs, text)
+        assert fast.encode(text) == ours.encode(text)
+    assert ours.encode("Hello world<|endoftext|>", {"<|endoftext|>"}) == [15496, 995, 50256]
+
+
+class TestSpecialTokens:
+    """What somebody writes never becomes a control id, and what the caller allows does."""
+
+    def test_text_unless_allowed(self, ours: HFTokenizer) -> None:
+        for text in ("".join(ours.special), " ".join(ours.special), "x".join(ours.special)):
+            assert not set(ours.encode(text)) & control(ours)
+        for name, number in ours.special.items():
+            found = ours.encode(f"{name}{''.join(ours.special)}", {name})
+            assert found.count(number) == 2 or number not in control(ours)
+            assert not set(found) & (control(ours) - {number})
+
+    def test_parts_of_a_name_stay_text(self, ours: HFTokenizer) -> None:
+        """Encoded apart, two halves never make one; encoded together they are text as well."""
+        for name in ours.special:
+            for cut in range(1, len(name)):
+                assert not {*ours.encode(name[:cut]), *ours.encode(name[cut:])} & control(ours)
+
+    @pytest.mark.parametrize("whole", [False, True])
+    def test_merges_never_make_one(self, whole: bool) -> None:
+        """Files made from sentencepiece may list merges that spell a control token, or find one that is a whole word."""
+        shape = json.loads(document("unfused"))
+        shape["model"] |= {"vocab": {"<unk>": 0, "<s>": 1, "<": 2, "s": 3, ">": 4, "<s": 5, "<s>s": 6}, "ignore_merges": whole}
+        shape["model"]["merges"] = [["<", "s"], ["<s", ">"], ["<s>", "s"]]
+        shape["added_tokens"] = shape["added_tokens"][:2]
+        ours = HFTokenizer(shape)
+        assert ours.encode("<s>") == [5, 4]
+        assert ours.encode("<s>", {"<s>"}) == [1]
+        assert ours.encode("<s>s<s>") == [5, 4, 3, 5, 4]
+
+    def test_plain_text_has_no_added_token_at_all(self) -> None:
+        qwen = our("qwen2")
+        call = "<tool_call>{}</tool_call><|im_end|>"
+        assert (qwen.added["<tool_call>"], qwen.special.get("<tool_call>")) == (653, None)
+        assert qwen.encode(call)[0] == 653
+        assert not set(qwen.encode(call, plain=True)) & set(qwen.added.values())
+        assert qwen.decode(qwen.encode(call, plain=True)) == call
+
+    def test_plain_text_in_every_family(self, ours: HFTokenizer) -> None:
+        plain = HFTokenizer(json.loads(document_without_added(ours)))
+        for text in ("".join(ours.added), *TEXTS):
+            assert ours.encode(text, plain=True) == plain.encode(text)
+
+    def test_names_that_are_no_tokens(self, ours: HFTokenizer) -> None:
+        with pytest.raises(UnknownName, match="special token"):
+            ours.encode("x", {"<nope>"})
+
+    def test_by_hand(self) -> None:
+        llama = our("llama2")
+        assert llama.special == {"<unk>": 0, "<s>": 1, "</s>": 2}
+        assert (llama.begin_ids, llama.end_ids) == ([1], [])
+        mark, a = llama.encode("a")[0], llama.encode("\na")[-1]
+        assert llama.encode("<s>a</s>", {"<s>", "</s>"}, add_special_tokens=True) == [1, 1, *llama.encode("a"), 2]
+        assert llama.encode("\x07a") == [llama.encode("\x07")[0], 3 + 7, a]
+        assert llama.decode([1, mark]) == "<s>" + llama.decode_bytes([mark]).decode()
+        assert (llama.decode_bytes([mark])[:1], llama.decode([mark, mark])) == (b" ", llama.decode([mark]) + llama.decode_bytes([mark]).decode())
+
+    def test_matching_stays_within_the_words(self) -> None:
+        roberta = our("gpt2_with_prefix")
+        mask, mill, r, two = (roberta.added[name] for name in ("<mask>", "mill", "<r>", "  "))
+        text = "a   <mask> mill miller <r> \n x"
+        found = roberta.encode(text, {"<mask>"})
+        assert [i for i in found if i in roberta.added.values()] == [two, mask, mill, r]
+        assert_alike(roberta, their("gpt2_with_prefix"), text)
+
+
+def control(tokenizer: HFTokenizer) -> set[int]:
+    """The ids that text must not be able to give: all special ones but that of unknown characters."""
+    return set(tokenizer.special.values()) - {tokenizer.special.get("<unk>")}
+
+
+def document_without_added(tokenizer: HFTokenizer) -> str:
+    return json.dumps({**tokenizer._document, "added_tokens": [], "post_processor": None})
+
+
+def test_ids_outside_the_vocabulary(ours: HFTokenizer) -> None:
+    for wrong in (-1, ours.vocab_size):
+        with pytest.raises(TokenizerError, match=f"id {wrong}"):
+            ours.decode([wrong])

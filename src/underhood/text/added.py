@@ -63,7 +63,7 @@ class Matcher:
             for char in normalizer(token.content) if normalizer else token.content:
                 node = node.setdefault(char, {})
             node.setdefault(END, token)
-        self.first = regex.compile(f"[{''.join(map(regex.escape, self.trie.keys() - {END}))}]") if self.trie.keys() - {END} else None
+        self.first = regex.compile("|".join(_beginning(char, node) for char, node in self.trie.items() if char)) if self.trie.keys() - {END} else None
 
     def cut(self, text: str) -> list[tuple[int, str | AddedToken]]:
         """``text`` as tokens and the text between them, each with its place."""
@@ -95,3 +95,8 @@ class Matcher:
             if longest:
                 yield longest
             at = longest[1] if longest else at + 1
+
+
+def _beginning(char: str, node: dict[str, Any]) -> str:
+    """An expression for the first character of some tokens, followed by the second of one of them."""
+    return regex.escape(char) + ("" if END in node else f"(?=[{''.join(map(regex.escape, node))}])")  # type: ignore[no-any-return]

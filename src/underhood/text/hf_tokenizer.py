@@ -25,7 +25,7 @@ from underhood.text.normalize import read_normalizer
 from underhood.text.pretokenize import read_pre_tokenizer
 from underhood.text.template import read_template
 from underhood.text.vocabulary import Pair
-from underhood.text.words import BYTE_TOKENS, Memory, WordEncoder
+from underhood.text.words import Memory, WordEncoder
 
 STAGES = ("version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder", "model")
 MAYBE_TEXT = Field((str, type(None)), None)
@@ -35,6 +35,7 @@ MODEL = {
     "ignore_merges": Field(bool, False),
 }  # fmt: skip
 VISIBLE = dict(enumerate(CHAR_OF_BYTE))
+BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(256))
 MATCHERS_KEPT = 64
 
 
@@ -53,13 +54,13 @@ class HFTokenizer:
         model = read_fields(document.get("model"), f"{where}: model", MODEL)
         vocab = _vocab(model["vocab"], f"{where}: model.vocab")
         self._words = Memory(self._encode_word)
-        self._encoder = _encoder(model, vocab, f"{where}: model")
         self._normalize = read_normalizer(document.get("normalizer"), f"{where}: normalizer")
         self._pre_tokenize = read_pre_tokenizer(document.get("pre_tokenizer"), f"{where}: pre_tokenizer")
         self._decoder = read_decoder(document.get("decoder"), f"{where}: decoder")
         self._added = {token.content: token for token in read_added(document, vocab, where)}
         self.added = {name: token.id for name, token in self._added.items()}
         self.special = {name: token.id for name, token in self._added.items() if token.special}
+        self._encoder = _encoder(model, vocab, self.special, f"{where}: model")
         self._names = {number: name for name, number in (vocab | self.added).items()}
         self.tokens = {number: self._decoder.token(name) for number, name in self._names.items()}
         if not self.tokens:
@@ -141,7 +142,8 @@ def _vocab(vocab: Mapping[str, Any], where: str) -> dict[str, int]:
     return dict(vocab)
 
 
-def _encoder(model: Mapping[str, Any], vocab: Mapping[str, int], where: str) -> WordEncoder:
+def _encoder(model: Mapping[str, Any], vocab: Mapping[str, int], special: Collection[str], where: str) -> WordEncoder:
+    """What encodes words. It knows no special token, lest text that spells one become a control id by merges."""
     for field, nothing in {"type": "BPE", "dropout": None, "continuing_subword_prefix": None, "end_of_word_suffix": None}.items():
         if model[field] != nothing and model[field] not in ("", 0):
             raise TokenizerError(f"found {short(model[field])}, which is not supported", where=f"{where}.{field}", expected=repr(nothing))
@@ -150,11 +152,19 @@ def _encoder(model: Mapping[str, Any], vocab: Mapping[str, int], where: str) -> 
         raise TokenizerError(f"{short(unknown)} is not in the vocabulary", where=f"{where}.unk_token")
     if byte_fallback and (missing := [token for token in BYTE_TOKENS if token not in vocab]):
         raise TokenizerError(f"{missing[0]!r} is not in the vocabulary", where=f"{where}.byte_fallback", expected="a token for every byte")
-    merges = _merges(model["merges"], vocab, f"{where}.merges")
-    return WordEncoder(vocab, merges, byte_fallback=byte_fallback, unknown=unknown, fuse=model["fuse_unk"], whole=model["ignore_merges"])
+    merges = _merges(model["merges"], vocab, special, f"{where}.merges")
+    spelling = {token: number for token, number in vocab.items() if token not in special}
+    return WordEncoder(
+        spelling,
+        merges,
+        bytes_of=[vocab[token] for token in BYTE_TOKENS] if byte_fallback else None,
+        unknown=None if unknown is None else vocab[unknown],
+        fuse=model["fuse_unk"],
+        whole=model["ignore_merges"],
+    )
 
 
-def _merges(listed: list[Any], vocab: Mapping[str, int], where: str) -> Merges:
+def _merges(listed: list[Any], vocab: Mapping[str, int], special: Collection[str], where: str) -> Merges:
     pairs: dict[Pair, int] = {}
     for rank, entry in enumerate(listed):
         parts = entry.split(" ") if isinstance(entry, str) else entry
@@ -167,4 +177,6 @@ def _merges(listed: list[Any], vocab: Mapping[str, int], where: str) -> Merges:
         if pair in pairs:
             raise TokenizerError(f"{short(entry)} stands twice", where=f"{where}[{rank}]")
         pairs[pair] = vocab[parts[0] + parts[1]]
-    return Merges(list(pairs), list(pairs.values()))
+    control = {vocab[name] for name in special if name in vocab}
+    kept = {pair: made for pair, made in pairs.items() if made not in control}
+    return Merges(list(kept), list(kept.values()))

@@ -1,8 +1,8 @@
 """One word of text to ids: its characters, those that the vocabulary lacks as bytes or as the unknown token, and then the merges."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 from jaxtyping import UInt64
@@ -13,7 +13,6 @@ from underhood.text.merging import Merges
 REMEMBERED = 1 << 16  # words; then the memory starts afresh
 LONGEST_REMEMBERED = 1 << 10  # characters
 WORTH_CUTTING = 64  # characters: below, looking for joints costs more than it saves
-BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
 
 class Memory(dict[str, list[int]]):
@@ -33,17 +32,23 @@ class Memory(dict[str, list[int]]):
 
 
 class WordEncoder:
-    """``vocab``: every token with its id; ``byte_fallback``: an unknown character is spelled in the tokens ``<0xNN>``; else it is ``unknown``, if any.
+    """``vocab``: tokens with their ids. A character that it lacks is spelled in ``bytes_of``, an id for each byte; else it is the id ``unknown``, if any.
 
     With ``fuse`` unknown characters in a row are one token; with ``whole`` a word that is a token is not merged from its characters.
     """
 
     def __init__(
-        self, vocab: Mapping[str, int], merges: Merges, *, byte_fallback: bool = False, unknown: str | None = None, fuse: bool = False, whole: bool = False
+        self,
+        vocab: Mapping[str, int],
+        merges: Merges,
+        *,
+        bytes_of: Sequence[int] | None = None,
+        unknown: int | None = None,
+        fuse: bool = False,
+        whole: bool = False,
     ) -> None:
         self.vocab, self.merges, self.whole, self.fuse = vocab, merges, whole, fuse
-        self.unknown = None if unknown is None else vocab[unknown]
-        self.bytes = [vocab[token] for token in BYTE_TOKENS] if byte_fallback else None
+        self.unknown, self.bytes = unknown, bytes_of
         self.pieces = Memory(self._encode_piece)
         self.can_cut = self._can_cut()
 
@@ -53,10 +58,7 @@ class WordEncoder:
             return [self.vocab[word]]
         if len(word) < WORTH_CUTTING or not self.can_cut:
             return self._encode_piece(word)
-        ids: list[int] = []
-        for piece in self._cut(word):
-            ids += self.pieces[piece]
-        return ids
+        return list(chain.from_iterable(map(self.pieces.__getitem__, self._cut(word))))
 
     def _encode_piece(self, piece: str) -> list[int]:
         return self.merges.apply(self._symbols(piece))
@@ -97,7 +99,7 @@ class WordEncoder:
         pairs, joints = _neighbours(word), self._joints
         joined = joints[np.minimum(np.searchsorted(joints, pairs), len(joints) - 1)] == pairs if len(joints) else np.zeros(len(pairs), bool)
         ends = [0, *(np.flatnonzero(~joined) + 1).tolist(), len(word)]
-        return (word[a:b] for a, b in pairwise(ends))
+        return map(word.__getitem__, map(slice, ends, ends[1:]))
 
 
 def _neighbours(text: str) -> UInt64[np.ndarray, "n"]:
