@@ -21,14 +21,15 @@ from torch import Tensor
 from underhood.base.errors import ConfigError, DataError, NonFinite, ShapeError
 from underhood.infer.sample import SampleConfig, choose
 from underhood.kernels.huge import use_huge_pages
-from underhood.kernels.layer import Array, block
+from underhood.kernels.layer import NONE, Array
 from underhood.kernels.matvec import IDENTITY, SET, project
-from underhood.kernels.parts import NONE, Precision, matrix, read_block, read_norm, read_positions
+from underhood.kernels.parts import Precision, matrix, read_block, read_norm, read_positions
 from underhood.nn.gpt import GPT
 
 Numbers = Float32[np.ndarray, "N *rest"]
 Whole = Int64[np.ndarray, "N"]
 Pool = tuple[Float32[np.ndarray, "blocks block G D"], Float32[np.ndarray, "blocks block G D"]]  # keys and values of a layer
+STARTED: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
 ONE_AT_A_TIME = threading.Lock()  # numba's threads serve one caller; a second would end the process where numba has no OpenMP
 
 
@@ -46,14 +47,12 @@ class CompiledDecoder:
         if model.head_weight.device.type != "cpu":
             raise ConfigError(f"the model is on {model.head_weight.device}", where="device", expected="cpu")
         self.model, self.config, self.dtype = model, model.config, dtype
-        self.blocks = [read_block(b, dtype) for b in model.blocks]
+        self.layers = [read_block(b, dtype) for b in model.blocks]
         self.norm, self.head = read_norm(model.norm), matrix(model.head_weight, dtype)
-        self.positions, self.cos, self.sin = read_positions(model)
+        self.positions, self.turning = read_positions(model)
         if huge_pages:
-            for weights, _ in self.blocks:
-                for array in weights:
-                    use_huge_pages(array)
-            use_huge_pages(self.head)
+            matrices = (part for layer in self.layers for part in (*layer.qkv, layer.output, layer.gate, layer.up, layer.down) if part is not None)
+            use_huge_pages([self.head, *(array for part in matrices for array in part)])
         self.pools: list[Pool] = []
         self.lengths, self.table = np.zeros(0, np.int64), np.zeros((0, 1), np.int64)
         start = time.perf_counter()
@@ -81,8 +80,8 @@ class CompiledDecoder:
             x = x + self.positions[torch.from_numpy(at)]
         stream, threads = x.numpy(), _threads()
         with ONE_AT_A_TIME:
-            for (weights, parts), (keys, values) in zip(self.blocks, pools, strict=True):
-                block(stream, weights, parts, self.cos, self.sin, at, table, keys, values, threads)
+            for layer, (keys, values) in zip(self.layers, pools, strict=True):
+                layer.run(stream, at, table, keys, values, self.turning, threads)
         out = np.empty_like(stream)
         self.norm(stream, out)
         return out
@@ -91,19 +90,19 @@ class CompiledDecoder:
         """``hidden`` · headᵀ, softly capped if the config says so."""
         out, threads = np.empty((len(hidden), len(self.head)), np.float32), _threads()
         with ONE_AT_A_TIME:
-            project(hidden, self.head, NONE, out, IDENTITY, SET, threads)
+            project(hidden, self.head, NONE, out, 0, IDENTITY, SET, threads)
         logits, cap = torch.from_numpy(out), self.config.logit_cap
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
     def new_pools(self, blocks: int, size: int) -> list[Pool]:
         """Empty pages for every layer: ``blocks`` of ``size`` positions."""
-        shapes = [(blocks, size, w.key.shape[0] // p.head_width, p.head_width) for w, p in self.blocks]
+        shapes = [(blocks, size, layer.kv_heads, layer.head_width) for layer in self.layers]
         return [(np.empty(s, np.float32), np.empty(s, np.float32)) for s in shapes]
 
     def _require(self, tokens: Array, at: Array, table: Array, pools: Sequence[Pool]) -> None:
         """The kernels check nothing: an index that lies outside would read other memory."""
         size, blocks = pools[0][0].shape[1], pools[0][0].shape[0]
-        if not (len(tokens) == len(at) == len(table) > 0 and len(pools) == len(self.blocks)):
+        if not (len(tokens) == len(at) == len(table) > 0 and len(pools) == len(self.layers)):
             raise ShapeError(f"{len(tokens)} tokens, {len(at)} positions, {len(table)} tables, {len(pools)} pools", expected="as many of each, pools as layers")
         if tokens.min() < 0 or tokens.max() >= self.config.vocab_size:
             raise ShapeError(f"tokens from {tokens.min()} to {tokens.max()}", expected=f"0 to {self.config.vocab_size - 1}")
@@ -188,7 +187,7 @@ class _Caches:
 
 def _threads() -> int:
     """As many threads as torch has, of those that numba started."""
-    threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+    threads = min(torch.get_num_threads(), STARTED)
     numba.set_num_threads(threads)
     return threads
 

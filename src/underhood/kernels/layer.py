@@ -1,115 +1,93 @@
-"""One pre-norm block of a decoder for a few tokens, compiled: norm, attention over pages, norm, feed-forward, added in place to the residual stream."""
-
-# mypy: ignore-errors
+"""One pre-norm block of a decoder for a few tokens, kernel by kernel: norm, attention over pages, norm, feed-forward, added in place to the residual stream."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
-from underhood.kernels.matvec import ADD, IDENTITY, SET, normalise, project, project_gated, project_qkv
-from underhood.kernels.paged import paged_attend
-from underhood.kernels.simd import compiled
+from underhood.kernels.matvec import ADD, IDENTITY, MULTIPLY, SET, normalise, project
+from underhood.kernels.paged import paged_attend, place
 
 Array = np.ndarray[Any, Any]
+NONE: Array = np.empty(0, np.float32)  # a vector that a layer has not
 
 
-class Weights(NamedTuple):
-    """A block's numbers: matrices (outputs, inputs) float32 or bfloat16 as ``uint16``, vectors float32; what a block has not is empty."""
+class Linear(NamedTuple):
+    """A matrix (outputs, inputs), float32 or bfloat16 as ``uint16``, and a bias, float32."""
 
-    gain1: Array
-    shift1: Array
-    query: Array  # (H D, C)
-    query_bias: Array
-    key: Array  # (G D, C)
-    key_bias: Array
-    value: Array  # (G D, C)
-    value_bias: Array
-    query_gain: Array  # (D): of the norm of each head
-    key_gain: Array
-    output: Array  # (C, H D)
-    output_bias: Array
-    gain2: Array
-    shift2: Array
-    gate: Array  # (F, C); empty: f(x Uᵀ) without a gate
-    gate_bias: Array
-    up: Array  # (F, C)
-    up_bias: Array
-    down: Array  # (C, F)
-    down_bias: Array
+    weight: Array
+    bias: Array
 
 
-class Parts(NamedTuple):
-    """How a block computes."""
+class Norm(NamedTuple):
+    """Layer norm (``centred``) or RMS norm."""
 
-    head_width: int
-    centred: bool  # layer norm, not RMS norm
+    gain: Array
+    shift: Array
+    centred: bool
     epsilon: float
-    qk_norm: bool
-    qk_epsilon: float
-    activation: int  # one of ``matvec``'s
+
+    def __call__(self, x: Array, out: Array) -> None:
+        """out ← x, normalised."""
+        normalise(x, out, *self)
+
+
+class HeadNorm(NamedTuple):
+    """The norm of each head's queries and keys, where ``used``; ``place`` takes it apart."""
+
+    used: bool
+    query_gain: Array
+    key_gain: Array
+    epsilon: float
+
+
+class Layer(NamedTuple):
+    """A block's weights and how it computes."""
+
+    norm1: Norm
+    qkv: tuple[Linear, ...]  # one matrix for H queries, G keys and G values, or three
+    head_norm: HeadNorm
+    kv_heads: int  # G
+    head_width: int  # D
     window: int  # 0: none
+    output: Linear
+    norm2: Norm
+    gate: Linear | None  # without it the activation acts on ``up``
+    up: Linear
+    down: Linear
+    activation: int  # one of ``matvec``'s
 
+    def run(self, x: Array, at: Array, table: Array, keys: Array, values: Array, turning: tuple[Array, Array], threads: int) -> None:
+        """x (N, C) ← x + attention(norm(x)), then x + feedforward(norm(x)).
 
-@compiled()
-def block(x, w, p, cos, sin, at, table, keys, values, threads):
-    """x (N, C) ← x + attention(norm(x)), then x + feedforward(norm(x)).
+        Token n stands at position ``at[n]``; its key and value are written into page ``at[n] // block`` of ``table[n]``, and it attends to all up to itself.
+        ``turning`` has cosines and sines (context, D/2), or nothing.
+        """
+        normed = np.empty_like(x)
+        self.norm1(x, normed)
+        mixed = self._attend(normed, at, table, keys, values, turning, threads)
+        project(mixed, *self.output, x, 0, IDENTITY, ADD, threads)
+        self.norm2(x, normed)
+        project(self._inner(normed, threads), *self.down, x, 0, IDENTITY, ADD, threads)
 
-    Token n stands at position ``at[n]``; its key and value are written into page ``at[n] // block`` of ``table[n]``, and it attends to all up to itself.
-    ``cos`` and ``sin`` (context, D/2) turn queries and keys; empty ones do not.
-    """
-    N, D = x.shape[0], p.head_width
-    normed, q, k = np.empty_like(x), empty(N, w.query), empty(N, w.key)
-    v, mixed = np.empty_like(k), np.empty_like(q)
-    normalise(x, normed, w.gain1, w.shift1, p.centred, p.epsilon)
-    project_qkv(normed, w.query, w.query_bias, w.key, w.key_bias, w.value, w.value_bias, q, k, v, threads)
-    queries, new_keys, new_values = heads(q, D), heads(k, D), heads(v, D)
-    if p.qk_norm:
-        normalise(q.reshape(-1, D), q.reshape(-1, D), w.query_gain, w.query_bias[:0], False, p.qk_epsilon)
-        normalise(k.reshape(-1, D), k.reshape(-1, D), w.key_gain, w.key_bias[:0], False, p.qk_epsilon)
-    if cos.shape[0]:
-        turn(queries, cos, sin, at)
-        turn(new_keys, cos, sin, at)
-    keep(new_keys, keys, table, at)
-    keep(new_values, values, table, at)
-    paged_attend(queries, keys, values, table, at + 1, heads(mixed, D), p.window)
-    project(mixed, w.output, w.output_bias, x, IDENTITY, ADD, threads)
-    normalise(x, normed, w.gain2, w.shift2, p.centred, p.epsilon)
-    inner = empty(N, w.up)
-    if w.gate.shape[0]:
-        project_gated(normed, w.gate, w.gate_bias, w.up, w.up_bias, inner, p.activation, threads)
-    else:
-        project(normed, w.up, w.up_bias, inner, p.activation, SET, threads)
-    project(inner, w.down, w.down_bias, x, IDENTITY, ADD, threads)
+    def _attend(self, x: Array, at: Array, table: Array, keys: Array, values: Array, turning: tuple[Array, Array], threads: int) -> Array:
+        """What each head mixed, side by side."""
+        N, D = len(x), self.head_width
+        qkv, column = np.empty((N, sum(len(part.weight) for part in self.qkv)), np.float32), 0
+        for part in self.qkv:
+            project(x, *part, qkv, column, IDENTITY, SET, threads)
+            column += len(part.weight)
+        q = np.empty((N, column // D - 2 * self.kv_heads, D), np.float32)
+        place(qkv, q, keys, values, table, at, *turning, *self.head_norm)
+        mixed = np.empty_like(q)
+        paged_attend(q, keys, values, table, at + 1, mixed, self.window)
+        return mixed.reshape(N, -1)
 
-
-@njit
-def empty(rows, weight):
-    """Room for the outputs of ``weight``."""
-    return np.empty((rows, weight.shape[0]), np.float32)
-
-
-@njit
-def heads(x, width):
-    """(N, H D) seen as (N, H, D)."""
-    return x.reshape(x.shape[0], x.shape[1] // width, width)
-
-
-@njit
-def turn(x, cos, sin, at):
-    """Turn the pairs (i, i + D/2) of every head by their positions' angles."""
-    half = cos.shape[1]
-    for n in range(x.shape[0]):
-        for h in range(x.shape[1]):
-            for i in range(half):
-                first, second = x[n, h, i], x[n, h, i + half]
-                c, s = cos[at[n], i], sin[at[n], i]
-                x[n, h, i], x[n, h, i + half] = first * c - second * s, second * c + first * s
-
-
-@njit
-def keep(new, pool, table, at):
-    """Write each token's heads into its page."""
-    block = pool.shape[1]
-    for n in range(new.shape[0]):
-        pool[table[n, at[n] // block], at[n] % block] = new[n]
+    def _inner(self, x: Array, threads: int) -> Array:
+        """The feed-forward layer between its matrices."""
+        inner = np.empty((len(x), len(self.up.weight)), np.float32)
+        if self.gate is None:
+            project(x, *self.up, inner, 0, self.activation, SET, threads)
+        else:
+            project(x, *self.gate, inner, 0, self.activation, SET, threads)
+            project(x, *self.up, inner, 0, IDENTITY, MULTIPLY, threads)
+        return inner

@@ -1,7 +1,7 @@
 """Products of a few rows with a weight matrix, as decoding needs them: each weight is read once, at the speed of memory.
 
-``project`` computes f(x Wᵀ + b) for x (N, I) and W (O, I) and writes it, adds it to what is there, or multiplies it in. ``project_qkv`` and
-``project_gated`` are several such products that start together. W is float32, or bfloat16 as ``uint16`` (see ``simd``); x, b and every sum are float32.
+``project`` computes f(x Wᵀ + b) for x (N, I) and W (O, I) and writes it, adds it to what is there, or multiplies it in. W is float32, or bfloat16 as
+``uint16`` (see ``simd``); x, b and every sum are float32.
 
 An output's sum has one order, whatever the other rows and the number of threads: threads share out the outputs, and a tile of four rows is sixteen
 sums side by side. NaN and infinity come through.
@@ -24,31 +24,11 @@ four_by_four, one_by_four, one_by_one = tile(TILE, TILE), tile(1, TILE), tile(1,
 
 
 @compiled(parallel=True)
-def project(x, weight, bias, out, activation, mode, parts):
-    """out (N, O) ← f(x Wᵀ + b), shared out in ``parts``; an empty bias is none."""
+def project(x, weight, bias, out, column, activation, mode, parts):
+    """Columns ``column`` … ``column`` + O - 1 of out ← f(x Wᵀ + b), shared out in ``parts``; an empty bias is none."""
     for part in prange(parts):
         start, stop = share(weight.shape[0], part, parts)
-        outputs(x, weight, bias, out, start, stop, activation, mode)
-
-
-@compiled(parallel=True)
-def project_qkv(x, query, query_bias, key, key_bias, value, value_bias, q, k, v, parts):
-    """q, k and v (N, ·) ← three products of one x."""
-    for part in prange(parts):
-        start, stop = share(query.shape[0], part, parts)
-        outputs(x, query, query_bias, q, start, stop, IDENTITY, SET)
-        start, stop = share(key.shape[0], part, parts)
-        outputs(x, key, key_bias, k, start, stop, IDENTITY, SET)
-        outputs(x, value, value_bias, v, start, stop, IDENTITY, SET)
-
-
-@compiled(parallel=True)
-def project_gated(x, gate, gate_bias, up, up_bias, out, activation, parts):
-    """out (N, F) ← f(x Gᵀ + b) · (x Uᵀ + c)."""
-    for part in prange(parts):
-        start, stop = share(up.shape[0], part, parts)
-        outputs(x, gate, gate_bias, out, start, stop, activation, SET)
-        outputs(x, up, up_bias, out, start, stop, IDENTITY, MULTIPLY)
+        outputs(x, weight, bias, out[:, column : column + weight.shape[0]], start, stop, activation, mode)
 
 
 @njit
@@ -135,7 +115,7 @@ def exp(x):
     return series * exponent.view(np.float32)
 
 
-@njit(fastmath=SUMS)
+@compiled(fastmath=SUMS)
 def normalise(x, out, gain, shift, centred, epsilon):
     """Layer norm (``centred``) or RMS norm of each row, with gain and shift where these are not empty."""
     count = np.float32(x.shape[1])

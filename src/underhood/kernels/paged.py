@@ -1,5 +1,7 @@
 """Attention of single tokens over keys and values that lie in pages: one query a row, each row with its own pages.
 
+``place`` writes the newest keys and values there, ``paged_attend`` reads them all.
+
 A row's head adds over its positions in order, so the result has the same bits whoever else is in the batch, whatever the page size and the number of threads.
 Pages hold float32, or bfloat16 as ``uint16``; scores and sums are float32. NaN and infinity come through.
 """
@@ -11,7 +13,7 @@ import math
 import numpy as np
 from numba import njit, prange
 
-from underhood.kernels.matvec import exp
+from underhood.kernels.matvec import exp, normalise
 from underhood.kernels.simd import SUMS, compiled, number
 
 
@@ -73,3 +75,33 @@ def mix(values, pages, group, start, weights, out):
         value = values[pages[(start + j) // block], (start + j) % block, group]
         for d in range(out.shape[0]):
             out[d] += weights[j] * number(value[d])
+
+
+@compiled()
+def place(qkv, q, keys, values, table, at, cos, sin, normed, query_gain, key_gain, epsilon):
+    """From rows of H queries, G keys and G values side by side: the queries into q (N, H, D), the rest into the pages, at each row's position.
+
+    Before that queries and keys are normalised (``normed``), with gains where these are not empty, and turned by their position's angles where ``cos`` and
+    ``sin`` (context, D/2) are not empty.
+    """
+    N, H, D = q.shape
+    G, size, none = keys.shape[2], keys.shape[1], query_gain[:0]
+    new = qkv.reshape(N, H + 2 * G, D)
+    for n in range(N):
+        queries, new_keys, block, slot = new[n, :H], new[n, H : H + G], table[n, at[n] // size], at[n] % size
+        if normed:
+            normalise(queries, queries, query_gain, none, False, epsilon)
+            normalise(new_keys, new_keys, key_gain, none, False, epsilon)
+        if cos.shape[0]:
+            turn(new[n, : H + G], cos[at[n]], sin[at[n]])
+        q[n], keys[block, slot], values[block, slot] = queries, new_keys, new[n, H + G :]
+
+
+@njit
+def turn(heads, cos, sin):
+    """Turn the pairs (i, i + D/2) of each head."""
+    half = cos.shape[0]
+    for h in range(heads.shape[0]):
+        for i in range(half):
+            first, second = heads[h, i], heads[h, i + half]
+            heads[h, i], heads[h, i + half] = first * cos[i] - second * sin[i], second * cos[i] + first * sin[i]
