@@ -2,58 +2,13 @@
 
 import math
 import random
-from collections.abc import Callable
-from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from underhood.base.errors import ShapeError
-from underhood.lab.check import Check, Part, check, close, equal, holds, refuses, runs
-from underhood.nn.attention import AttentionConfig
-
-WIDTH, HEADS = 12, 3
-
-
-def noise(rng: random.Random, *shape: int) -> Tensor:
-    """Float64 numbers of mean 0 and variance 1."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(rng.getrandbits(63)), dtype=torch.float64)
-
-
-def lower(T: int, S: int | None = None) -> Tensor:
-    """The causal mask, from torch's own triangle."""
-    S = S or T
-    return ~torch.ones(T, S, dtype=torch.bool).triu(S - T + 1)
-
-
-def tried(says: str, function: Callable[..., Any], *args: Any, given: Any = None, **options: Any) -> Any:
-    """``function(*args, **options)``; an exception in it is a failed check."""
-    return runs(lambda: function(*args, **options), says, given=given)
-
-
-def built(part: Part, rng: random.Random, **options: Any) -> Any:
-    """The part's layer in float64 with random weights."""
-    config = AttentionConfig(width=WIDTH, n_head=HEADS, **options)
-    layer = tried("the layer can be built", part.MultiHeadAttention, config, given=config).double()
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.copy_(noise(rng, *parameter.shape) / 3)
-    return layer
-
-
-def torchs(layer: Any) -> torch.nn.MultiheadAttention:
-    """torch's layer with the same weights."""
-    theirs = torch.nn.MultiheadAttention(WIDTH, HEADS, batch_first=True, dtype=torch.float64)
-    state = dict(layer.named_parameters())
-    names = ["qkv"] if "qkv.weight" in state else ["query", "key", "value"]
-    for kind in ("weight", "bias"):
-        missing = [n for n in (*names, "output") if f"{n}.{kind}" not in state]
-        equal(missing, [], f"the layer's linear layers are called qkv (or query, key and value) and output; without a {kind}")
-        getattr(theirs, f"in_proj_{kind}").data = torch.cat([state[f"{n}.{kind}"].data for n in names])
-        getattr(theirs.out_proj, kind).data = state[f"output.{kind}"].data
-    return theirs
-
+from underhood.lab.check import Check, Part, check, close, equal, holds, refuses
+from underhood.projects.attention.layer_checks import LAYER_CHECKS
+from underhood.projects.attention.oracles import HEADS, WIDTH, alike, drawn, equals, equals_torchs, lower, noise, tried
 
 # ── stage 1 ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -67,12 +22,13 @@ def torchs(layer: Any) -> torch.nn.MultiheadAttention:
     ),
 )
 def check_past_is_averaged(part: Part, rng: random.Random) -> None:
-    given = [[3.0], [5.0], [1.0]]
-    found = tried("average_past runs on three positions", part.average_past, torch.tensor(given), given=given)
-    close(found, [[3.0], [4.0], [3.0]], "each position becomes the mean of itself and all before it", given=given)
+    three = [[3.0], [5.0], [1.0]]
+    found = tried("average_past runs on three positions", part.average_past, torch.tensor(three), given=three)
+    close(found, [[3.0], [4.0], [3.0]], "each position becomes the mean of itself and all before it", given=three)
     x = noise(rng, 2, 7, 3)
     expected = x.cumsum(1) / torch.arange(1, 8).reshape(1, 7, 1)
-    close(tried("average_past runs on a batch", part.average_past, x), expected, "a batch is averaged sequence by sequence")
+    given = "2 sequences of 7 positions of width 3, float64"
+    alike(tried("average_past runs on a batch", part.average_past, x, given=given), expected, "a batch is averaged sequence by sequence", given=given)
 
 
 # ── stage 2 ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -87,11 +43,12 @@ def check_past_is_averaged(part: Part, rng: random.Random) -> None:
     ),
 )
 def check_rows_are_distributions(part: Part, rng: random.Random) -> None:
-    for T, S, mask in ((4, 6, None), (5, 5, lower(5))):
+    for T, S in ((4, 6), (5, 5)):
         q, k, v = noise(rng, 2, T, 8), noise(rng, 2, S, 8), noise(rng, 2, S, 8)
-        _, weights = tried("attend returns (out, weights)", part.attend, q, k, v, mask)
-        holds(bool((weights >= 0).all()), "no weight is negative", found=weights[0])
-        close(weights.sum(-1), torch.ones(2, T), "the weights of each query sum to 1 over the keys")
+        given = f"{T} queries, {S} keys, no mask"
+        _, weights = tried("attend returns (out, weights)", part.attend, q, k, v, given=given)
+        alike(weights.clamp(max=0), torch.zeros(2, T, S), "no weight is negative", given=given)
+        alike(weights.sum(-1), torch.ones(2, T), "the weights of each query sum to 1 over the keys", given=given)
 
 
 @check(
@@ -122,7 +79,8 @@ def check_scores_are_scaled(part: Part, rng: random.Random) -> None:
 def check_values_are_mixed(part: Part, rng: random.Random) -> None:
     q, k, v = noise(rng, 3, 4), noise(rng, 5, 4), noise(rng, 5, 4)
     out, weights = tried("attend returns (out, weights)", part.attend, q, k, v)
-    close(out, weights.detach() @ v, "each output is the mean of the values under the returned weights", given={"v": v, "weights": weights})
+    says = "each output is the mean of the values under the returned weights"
+    alike(out, weights.detach() @ v, says, given="3 queries and 5 keys of width 4, no mask")
 
 
 @check(
@@ -136,14 +94,27 @@ def check_values_are_mixed(part: Part, rng: random.Random) -> None:
 def check_attend_equals_torch(part: Part, rng: random.Random) -> None:
     for T, S, d in ((5, 5, 4), (1, 3, 8), (4, 7, 1)):
         q, k, v = (noise(rng, 2, HEADS, n, d).requires_grad_() for n in (T, S, S))
-        out, _ = tried("attend runs on a batch with heads", part.attend, q, k, v, given=f"{T} queries, {S} keys, width {d}")
-        expected = F.scaled_dot_product_attention(q, k, v)
-        close(out, expected, "the output equals torch's", given=f"{T} queries, {S} keys, width {d}", atol=1e-9)
-        upstream = noise(rng, *expected.shape)
-        theirs = torch.autograd.grad(expected, (q, k, v), upstream)
-        mine = tried("the gradient reaches q, k and v", torch.autograd.grad, out, (q, k, v), upstream)
-        for name, a, b in zip("qkv", mine, theirs, strict=True):
-            close(a, b, f"the gradient at {name} equals torch's", atol=1e-9)
+        given = f"{T} queries, {S} keys, width {d}, 3 heads, no mask"
+        out, _ = tried("attend runs on a batch with heads", part.attend, q, k, v, given=given)
+        equals_torchs(out, (q, k, v), None, rng, given)
+
+
+@check(
+    "2 · Scaled dot product",
+    hints=(
+        "While training, some weights are dropped at random. Which of the two things that attend returns should know of it?",
+        "Dropout acts on the weights that mix the values. What is returned are the weights before it, so that their rows still sum to 1.",
+        "`kept = weights if dropout is None else dropout(weights)`, then `return kept @ v, weights`.",
+    ),
+)
+def check_dropout_acts_on_the_weights(part: Part, rng: random.Random) -> None:
+    q, k, v, keep = noise(rng, 4, 8), noise(rng, 5, 8), noise(rng, 5, 8), (noise(rng, 4, 5) > 0) * 2.0
+    given = "4 queries, 5 keys, and a dropout that sets half of the weights to 0 and doubles the others"
+    out, weights = tried("attend takes a dropout", part.attend, q, k, v, None, lambda w: w * keep, given=given)
+    soft = (q @ k.T / math.sqrt(8)).softmax(-1)
+    alike(weights, soft, "the returned weights are those before dropout", given=given)
+    holds(not equals(out, soft @ v), "attend ignores its dropout", given=given)
+    alike(out, (soft * keep) @ v, "the weights after dropout mix the values", given=given)
 
 
 # ── stage 3 ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -163,25 +134,26 @@ def check_mask_is_a_triangle(part: Part, rng: random.Random) -> None:
         equal(found.dtype, torch.bool, "the mask is boolean")
         equal(found.tolist(), lower(T, S).tolist(), "query t sees key s exactly when s is not later", given=f"{T} queries, {S} keys")
     equal(tried("S may be left out", part.causal_mask, 4).tolist(), lower(4).tolist(), "without S there are as many keys as queries")
+    on_cpu = tried("causal_mask takes a device", part.causal_mask, 2, device="cpu")
+    equal(on_cpu.tolist(), lower(2).tolist(), "a mask for a device is the same mask")
 
 
 @check(
     "3 · The causal mask",
     hints=(
-        "Change a key and a value that a query may not see: its output moves. How did they reach it?",
-        "Setting weights to 0 after softmax is too late: the hidden scores are already in the denominator.",
-        "Put -inf into the scores *before* softmax: e^(-inf) is exactly 0 in numerator and denominator.",
+        "Softmax follows. Which score gives a weight of exactly 0?",
+        "-inf where the mask is False; every other score as it was. True means: may look.",
+        "`return scores.masked_fill(~mask, -math.inf)`, and `scores` itself when the mask is None; `masked_fill_` would write into the caller's.",
     ),
 )
-def check_hidden_keys_do_not_matter(part: Part, rng: random.Random) -> None:
-    q, k, v = (noise(rng, 6, 4) for _ in range(3))
-    out, weights = tried("attend takes a mask", part.attend, q, k, v, lower(6))
-    holds(bool((weights[~lower(6)] == 0).all()), "what the mask hides has weight exactly 0", found=weights)
-    other_k, other_v = k.clone(), v.clone()
-    other_k[4:], other_v[4:] = 30 * other_k[4:] + 1, 100.0
-    moved, _ = part.attend(q, other_k, other_v, lower(6))
-    close(moved[:4], out[:4], "queries 0 to 3 do not notice that keys and values 4 and 5 changed", given="a causal mask over 6 positions")
-    holds(not torch.allclose(moved[4:], out[4:]), "queries 4 and 5 do notice")
+def check_hidden_scores_are_minus_infinity(part: Part, rng: random.Random) -> None:
+    scores, mask = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[True, False], [True, True]])
+    before = scores.clone()
+    given = f"scores {before.tolist()}, {drawn(mask)} (1: may look)"
+    found = tried("hide runs", part.hide, scores, mask, given=given)
+    close(found, [[1.0, -math.inf], [3.0, 4.0]], "hide puts -inf where the mask is False, and leaves the rest", given=given)
+    close(scores, before, "hide must not write into the scores that it was given", given=given)
+    close(tried("hide runs without a mask", part.hide, scores, None), before, "without a mask nothing is hidden", given=f"scores {before.tolist()}, mask None")
 
 
 @check(
@@ -195,11 +167,55 @@ def check_hidden_keys_do_not_matter(part: Part, rng: random.Random) -> None:
 def check_an_empty_row_is_an_error(part: Part, rng: random.Random) -> None:
     mask = lower(4)
     mask[2] = False
-    refuses(lambda: part.hide(torch.zeros(4, 4), mask), ShapeError, "a query that may look nowhere is an error, never NaN", given=mask)
-    scores = noise(rng, 4, 4)
-    hidden = tried("hide runs on a mask that leaves every row something", part.hide, scores, lower(4))
-    close(hidden, scores.masked_fill(~lower(4), -math.inf), "hide puts -inf where the mask is False and leaves the rest", given=scores)
-    holds(part.hide(scores, None) is scores or torch.equal(part.hide(scores, None), scores), "without a mask nothing is hidden")
+    given = f"{drawn(mask)} (1: may look)"
+    refuses(lambda: part.hide(torch.zeros(4, 4), mask), ShapeError, "a query that may look nowhere is an error, never NaN", given=given)
+    batch = torch.stack([lower(4), mask])[:, None]
+    refuses(lambda: part.hide(torch.zeros(2, 3, 4, 4), batch), ShapeError, "one such query in a batch is an error too", given=f"the second of two: {given}")
+    try:
+        part.hide(torch.zeros(4, 4), mask)
+    except ShapeError as error:
+        holds("2" in str(error), "the error names the row, counted from 0", given=given, expected="a message with the number 2", found=str(error))
+
+
+@check(
+    "3 · The causal mask",
+    hints=(
+        "attend has an argument that it did not need so far. At which of its lines does the mask come in?",
+        "Setting weights to 0 after softmax is too late: the hidden scores are in the denominator by then, and rows no longer sum to 1.",
+        "`scores = hide(scores, mask)` after scaling and *before* softmax: e^(-inf) is exactly 0 in numerator and denominator.",
+    ),
+)
+def check_hidden_keys_do_not_matter(part: Part, rng: random.Random) -> None:
+    (q, k, v), mask = (noise(rng, 4, 8) for _ in range(3)), lower(4)
+    given = f"4 queries, 4 keys, {drawn(mask)} (1: may look)"
+    out, weights = tried("attend takes a mask", part.attend, q, k, v, mask, given=given)
+    free = part.attend(q, k, v)[1]
+    holds(not equals(weights, free), "attend ignores its mask", given=given, expected="weights other than without a mask", found="the same weights")
+    alike(weights.masked_fill(mask, 0), torch.zeros(4, 4), "what the mask hides has weight exactly 0", given=given, atol=0)
+    says = "under a mask the weights of a query still sum to 1; a mask that comes after softmax leaves the hidden scores in the denominator"
+    alike(weights.sum(-1), torch.ones(4), says, given=given)
+    other_k, other_v = k.clone(), v.clone()
+    other_k[2:], other_v[2:] = 30 * other_k[2:] + 1, 100.0
+    moved, _ = part.attend(q, other_k, other_v, mask)
+    alike(moved[:2], out[:2], "queries 0 and 1 do not notice that keys and values 2 and 3 changed", given=given)
+    holds(not equals(moved[2:], out[2:]), "queries 2 and 3 do notice that keys and values 2 and 3 changed", given=given)
+
+
+@check(
+    "3 · The causal mask",
+    hints=(
+        "One mask for all, or one for each sequence of a batch: it has fewer axes than the scores, or axes of length 1. Does every line of yours allow that?",
+        "A boolean tensor broadcasts as numbers do: let `masked_fill` do it, and do not build rows by hand.",
+        "`hide(scores, mask)` with `scores.masked_fill(~mask, -math.inf)` takes (T S), (B 1 1 S) and (B 1 T S) alike.",
+    ),
+)
+def check_masked_attend_equals_torch(part: Part, rng: random.Random) -> None:
+    padding = torch.tensor([[True, True, True, True, False, False], [True, False, True, True, True, True]])[:, None, None]
+    for mask, words in ((lower(4, 6), "causal"), (padding, "padding, (B 1 1 S)"), (padding & lower(4, 6), "both, (B 1 T S)")):
+        q, k, v = (noise(rng, 2, HEADS, n, 4).requires_grad_() for n in (4, 6, 6))
+        given = f"4 queries, 6 keys, 3 heads, mask: {words}"
+        out, _ = tried("attend takes a mask", part.attend, q, k, v, mask, given=given)
+        equals_torchs(out, (q, k, v), mask, rng, given)
 
 
 # ── stage 4 ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -219,7 +235,9 @@ def check_heads_are_slices(part: Part, rng: random.Random) -> None:
     equal(found.tolist(), [[[[0, 1], [4, 5]], [[2, 3], [6, 7]]]], "head h holds columns hD to (h+1)D of every position", given=x)
     strided = noise(rng, 2, 5, 3 * WIDTH).chunk(3, dim=-1)[1]
     heads = tried("split_heads takes one third of a wider tensor, as it comes from qkv", part.split_heads, strided, HEADS)
-    close(heads[:, 1], strided[..., WIDTH // HEADS : 2 * WIDTH // HEADS], "the same for a slice of a wider tensor")
+    alike(
+        heads[:, 1], strided[..., WIDTH // HEADS : 2 * WIDTH // HEADS], "head 1 of a slice of a wider tensor holds columns 4 to 7", given="(2, 5, 12), 3 heads"
+    )
 
 
 @check(
@@ -234,91 +252,9 @@ def check_heads_rejoin(part: Part, rng: random.Random) -> None:
     heads = torch.tensor([[[[0.0, 1], [4, 5]], [[2, 3], [6, 7]]]])
     found = tried("merge_heads runs", part.merge_heads, heads, given=heads)
     close(found, [[[0, 1, 2, 3], [4, 5, 6, 7]]], "the heads of one position lie side by side again", given=heads)
-
-
-@check(
-    "4 · Several heads",
-    hints=(
-        "Each part may be right and the order wrong. Follow the shapes: (B T C) → (B H T D) → (B H T D) → (B T C).",
-        "Project first, split each of q, k and v into heads, attend with the mask, merge, and only then project back.",
-        "`self.output(merge_heads(attend(q, k, v, mask)[0]))`; without `output` the heads never learn of each other.",
-    ),
-)
-def check_layer_equals_torch(part: Part, rng: random.Random) -> None:
-    for options in ({}, {"causal": False}, {"fused_qkv": False}):
-        layer, x = built(part, rng, **options), noise(rng, 2, 5, WIDTH).requires_grad_()
-        given = ", ".join(f"{k}={v}" for k, v in options.items()) or "causal, fused"
-        blocked = None if options.get("causal") is False else ~lower(5)
-        expected, maps = torchs(layer)(x, x, x, attn_mask=blocked, average_attn_weights=False)
-        out, weights = tried("look returns (out, weights)", layer.look, x, given=given)
-        close(out, expected, "the layer's output equals torch's MultiheadAttention", given=given, atol=1e-9)
-        close(weights, maps, "so do the weights of each head", given=given, atol=1e-9)
-        close(tried("forward runs", layer, x, given=given), expected, "forward gives what look gives", given=given, atol=1e-9)
-        upstream = noise(rng, *expected.shape)
-        mine, theirs = (torch.autograd.grad(y, x, upstream, retain_graph=True)[0] for y in (out, expected))
-        close(mine, theirs, "the gradient at the input equals torch's", given=given, atol=1e-9)
-
-
-@check(
-    "4 · Several heads",
-    hints=(
-        "Change the last positions of the input: nothing before them may move. If something does, which step mixes positions?",
-        "Only the weights may carry anything from one position to another, and they are masked. Look at the reshapes.",
-        "Cut heads with `view(B, T, H, D).transpose(1, 2)`, join them with `transpose(1, 2).reshape(B, T, C)`, and pass the mask to attend.",
-    ),
-)
-def check_layer_never_sees_the_future(part: Part, rng: random.Random) -> None:
-    layer, x = built(part, rng), noise(rng, 2, 8, WIDTH)
-    out = tried("the layer runs", layer, x)
-    for t in (1, 5, 7):
-        changed = x.clone()
-        changed[:, t:] += 1
-        close(layer(changed)[:, :t], out[:, :t], f"outputs before position {t} stay when inputs from {t} on change", atol=1e-12)
-
-
-@check(
-    "4 · Several heads",
-    hints=(
-        "When looking at another sequence, who asks and who answers?",
-        "Queries come from x; keys *and* values come from the context.",
-        "`source = x if context is None else context`, then `self.query(x), self.key(source), self.value(source)`.",
-    ),
-)
-def check_layer_looks_across(part: Part, rng: random.Random) -> None:
-    layer = built(part, rng, causal=False, fused_qkv=False)
-    x, context = noise(rng, 2, 5, WIDTH), noise(rng, 2, 5, WIDTH)
-    real = torch.tensor([[True] * 5, [True, True, True, False, False]])
-    expected, _ = torchs(layer)(x, context, context, key_padding_mask=~real)
-    found = tried("the layer takes a context and a mask of its padding", layer, x, context=context, mask=real[:, None, None])
-    close(found, expected, "looking at another sequence equals torch's", atol=1e-9)
-
-
-class Ends:
-    """The simplest cache: keys and values laid end to end."""
-
-    def __init__(self) -> None:
-        self.keys: list[Tensor] = []
-        self.values: list[Tensor] = []
-
-    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """All so far."""
-        self.keys.append(k)
-        self.values.append(v)
-        return torch.cat(self.keys, dim=2), torch.cat(self.values, dim=2)
-
-
-@check(
-    "4 · Several heads",
-    hints=(
-        "With a cache the layer gets only the new positions. Where are the keys and values of the old ones?",
-        "`cache.extend(k, v)` keeps the new ones and hands back all so far: attend to those.",
-        "`if cache is not None: k, v = cache.extend(k, v)`, before the mask is made: there are now more keys than queries.",
-    ),
-)
-def check_layer_goes_on_from_a_cache(part: Part, rng: random.Random) -> None:
-    layer, x, cache = built(part, rng), noise(rng, 2, 6, WIDTH), Ends()
-    pieces = [tried("the layer takes a cache", layer, p, cache=cache) for p in torch.split(x, [3, 1, 2], dim=1)]
-    close(torch.cat(pieces, dim=1), layer(x), "piece by piece with a cache gives what all at once gives", atol=1e-9)
+    heads = noise(rng, 2, 3, 5, 4)
+    found = tried("merge_heads runs", part.merge_heads, heads, given="(2, 3, 5, 4)")
+    alike(found, torch.cat([heads[:, h] for h in range(3)], dim=-1), "the heads of one position lie side by side again", given="(2, 3, 5, 4)")
 
 
 CHECKS: tuple[Check, ...] = (
@@ -327,13 +263,13 @@ CHECKS: tuple[Check, ...] = (
     check_scores_are_scaled,
     check_values_are_mixed,
     check_attend_equals_torch,
+    check_dropout_acts_on_the_weights,
     check_mask_is_a_triangle,
-    check_hidden_keys_do_not_matter,
+    check_hidden_scores_are_minus_infinity,
     check_an_empty_row_is_an_error,
+    check_hidden_keys_do_not_matter,
+    check_masked_attend_equals_torch,
     check_heads_are_slices,
     check_heads_rejoin,
-    check_layer_equals_torch,
-    check_layer_never_sees_the_future,
-    check_layer_looks_across,
-    check_layer_goes_on_from_a_cache,
+    *LAYER_CHECKS,
 )
