@@ -280,6 +280,24 @@ def test_forgetting_changes_no_mask(bpe: BPE, monkeypatch: pytest.MonkeyPatch) -
         state, old = forgetful.advance(state, token), kept.advance(old, token)
 
 
+def test_the_work_for_a_mask_is_bounded_and_the_mask_the_same_at_any_time(bpe: BPE, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A walk that ends early leaves out long tokens, never the single bytes, and does so whatever was asked before."""
+    schema = {"anyOf": [{"type": "string", "maxLength": 20 + k} for k in range(300)]}
+    full = constraint(schema, bpe)
+    everything = full.allowed(full.advance(full.start, bpe.encode('"')[0]))
+    monkeypatch.setattr(grammar_tokens, "MOST_WORK", 1000)
+    busy, fresh = constraint(schema, bpe), constraint(schema, bpe)
+    rng = random.Random(0)
+    texts = [write(busy, rng, 30) for _ in range(20)]
+    assert all(len(json.loads(bpe.decode(ids))) < 320 for ids in texts)
+    inside, again = (c.advance(c.start, bpe.encode('"')[0]) for c in (busy, fresh))
+    mask = busy.allowed(inside)
+    assert torch.equal(mask, fresh.allowed(again))
+    lengths = {len(bpe.tokens[number]) for number in mask.nonzero().squeeze(1).tolist()}
+    assert max(lengths) < max(len(bpe.tokens[number]) for number in everything.nonzero().squeeze(1).tolist())
+    assert {k for k in everything.nonzero().squeeze(1).tolist() if len(bpe.tokens[k]) == 1} <= set(mask.nonzero().squeeze(1).tolist())
+
+
 # ── vocabularies ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable
 from underhood.base.errors import UserError
 
 MOST_ITEMS = 200_000  # of one grammar
-MOST_READINGS = 4096  # of one state
+MOST_READINGS = 2048  # of one state
 MOST_CELLS = 200_000  # kept; forgetting them costs time and nothing else
 DEEPEST = 200  # items on a stack, about 60 levels of JSON; beyond, only the shortest way out is taken
 
@@ -253,7 +253,7 @@ class Automaton:
     def _expand(self, cells: Iterable[Cell]) -> State:
         """Replace whatever is on top by what it begins with, until every stack has bytes on top or is empty."""
         queue, seen, found = list(cells)[::-1], set[Cell](), list[Cell]()
-        while queue and not (found and len(seen) > MOST_READINGS):
+        while queue and len(found) < MOST_READINGS and not (found and len(seen) > 16 * MOST_READINGS):
             cell = queue.pop()
             if cell in seen:
                 continue

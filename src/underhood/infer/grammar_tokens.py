@@ -23,6 +23,7 @@ from underhood.text.tokenizer import Tokenizer
 ANY_JSON: dict[str, Any] = {"type": "object"}  # "JSON mode": any object
 MOST_STATES = 16_384  # with a row of 256 numbers each; then all are forgotten and made again when needed
 MOST_MASKS = 64  # kept
+MOST_WORK = 50_000  # readings of the states at one walk; a schema so ambiguous loses the tokens that are longer than the walk came
 NEVER = np.int32(2**30)  # bytes to the end of a text that has none
 Ints = Int32[ndarray, "N"]
 
@@ -170,17 +171,29 @@ class Constraint:
             self._table[number, byte] = following
         self._filled[number] = True
 
-    def _walk(self, state: State) -> Int32[ndarray, "N"]:
+    def _walk(self, state: State) -> Ints:
         """The number of the state at each node of the tree."""
         reached = np.zeros(self.tree.nodes, dtype=np.int32)
-        reached[0], first = self._number(state), 1
+        reached[0], first, work = self._number(state), 1, 0
         for parents, bytes_ in self.tree.levels:
             above = reached[parents]
-            for number in np.unique(above[~self._filled[above]]).tolist():
-                self._fill(number)
+            numbers = self._distinct(above)
+            work += sum(len(self._states[number]) for number in numbers)
+            if not numbers or (work > MOST_WORK and first > 1):
+                break
+            for number in numbers:
+                if not self._filled[number]:
+                    self._fill(number)
             reached[first : first + len(parents)] = self._table[above, bytes_]
             first += len(parents)
         return reached
+
+    def _distinct(self, numbers: Ints) -> list[int]:
+        """The different ``numbers`` of states, without 0."""
+        there = np.zeros(len(self._states), dtype=bool)
+        there[numbers] = True
+        there[0] = False
+        return [int(number) for number in np.flatnonzero(there)]
 
     def _needs(self, state: State) -> Int32[ndarray, "V"]:
         """For each token the fewest bytes that complete the text after it; ``NEVER`` where it is not allowed, -1 for an end."""
