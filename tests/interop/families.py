@@ -1,6 +1,5 @@
 """Small models of every family with random weights, as transformers saves them: the cases that change the maths, one or more for each family."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,8 @@ transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
 V = 131
-SHAPE: dict[str, Any] = {
-    "vocab_size": V,
-    "hidden_size": 48,
-    "intermediate_size": 80,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-}
-SHAPE |= {"bos_token_id": 0, "eos_token_id": 0}
+SHAPE: dict[str, Any] = {"vocab_size": V, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 4}
+SHAPE |= {"max_position_embeddings": 64, "bos_token_id": 0, "eos_token_id": 0}
 GPT2: dict[str, Any] = {"vocab_size": V, "n_positions": 64, "n_embd": 48, "n_layer": 3, "n_head": 4, "bos_token_id": 0, "eos_token_id": 0}
 
 
@@ -75,6 +67,6 @@ def saved(folder: Path, case: str) -> Any:
 
 
 @pytest.fixture(params=CASES)
-def case(request: pytest.FixtureRequest) -> Iterator[str]:
+def case(request: pytest.FixtureRequest) -> Any:
     """Each family in turn."""
-    yield request.param
+    return request.param

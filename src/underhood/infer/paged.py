@@ -1,7 +1,7 @@
 """Keys and values in pages: many texts of any length in one buffer, and attention that reads each text's own (Kwon et al. 2023, arXiv 2309.06180, §4).
 
-``pages`` says which block belongs to whom; here is the memory, one pool of keys and one of values a layer, (blocks, size, G, D) in float32. A ``Step`` is
-what one forward pass computes: a flat list of tokens, cut into reaches of one text each.
+``pages`` says which block belongs to whom; here is the memory, one pool of keys and one of values a layer, (blocks, size, G, D), in float32 unless
+asked otherwise. A ``Step`` is what one forward pass computes: a flat list of tokens, cut into reaches of one text each.
 """
 
 import dataclasses
@@ -43,12 +43,12 @@ class Step:
 class PagedCache:
     """The memory of ``n_blocks`` blocks of ``size`` tokens for every layer of a model. Blocks hold zeros until they are written."""
 
-    def __init__(self, config: GPTConfig, n_blocks: int, size: int) -> None:
+    def __init__(self, config: GPTConfig, n_blocks: int, size: int, dtype: torch.dtype = torch.float32) -> None:
         if config.latent is not None:
             raise ConfigError("latent attention caches no keys and values", where="latent", expected="none, for pages")
         self.windows = [c.attend.window for c in config.block_configs]
         shape = (n_blocks, size, config.n_kv_head or config.n_head, config.head_width)
-        self.pools = [(torch.zeros(shape), torch.zeros(shape)) for _ in self.windows]
+        self.pools = [(torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)) for _ in self.windows]
 
     def copy(self, copies: Sequence[tuple[int, int]]) -> None:
         """Copy blocks (from, to), in order."""

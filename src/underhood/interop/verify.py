@@ -1,0 +1,209 @@
+"""The equivalence lattice: every path through a model against the naive one, on the user's own machine.
+
+Of each path all logits are compared, and after every block the residual stream; where a path differs, the first layer and position are named. Three
+grades: *exact* (float64, within 1e-9 of the largest value), *numerical* (float32, within a tolerance) and *half* (bfloat16: the path's error against
+float64 is at most 1.5 times the naive path's own). A greedy token may differ only where the two likeliest are nearer than twice the measured error.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from underhood.base.errors import ConfigError
+from underhood.infer.paths import PATHS, Place, Texts, naive
+from underhood.infer.paths import Path as Way
+from underhood.interop.export import save_model
+from underhood.interop.models import load_weights
+from underhood.nn.gpt import GPT
+
+Grade = Literal["exact", "numerical", "half"]
+TOLERANCE = {"exact": 1e-9, "numerical": 1e-4}
+GPT2_TOLERANCE = 1e-5
+MOST_ERROR = 1.5
+FLOOR = 1e-3  # of the naive path's error in half precision, relative: less is no scale to compare with
+
+
+@dataclasses.dataclass
+class Seen:
+    """What one path gave: logits and, after each block, the stream, by text: (T, V) and (T, C); NaN where nothing was computed."""
+
+    logits: list[Tensor]
+    streams: dict[int, list[Tensor]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Edge:
+    """One path beside the naive one. ``layer`` and ``place`` say where they first part: a block's number, or -1 for the logits."""
+
+    name: str
+    grade: Grade
+    holds: bool
+    error: float  # of logits: largest difference, relative to max(1, the largest logit)
+    allowed: float
+    compared: int  # positions
+    near: int = 0  # greedy tokens that differ where the two likeliest are too near to tell
+    layer: int | None = None
+    place: tuple[int, int] | None = None
+    why: str = ""  # a path that does not apply to this model, or that failed outright
+    seconds: float = 0.0
+
+
+@torch.no_grad()
+def verify(model: GPT, texts: Texts, grade: Grade = "numerical", paths: Mapping[str, Way] | None = None) -> Iterator[Edge]:
+    """Every edge, as it is measured. ``model`` is in the grade's dtype (float64, float32, bfloat16); ``texts`` are token ids, two at least."""
+    dtype = {"exact": torch.float64, "numerical": torch.float32, "half": torch.bfloat16}[grade]
+    if model.head_weight.dtype != dtype:
+        raise ConfigError(f"a model in {model.head_weight.dtype}", where="grade", expected=f"{dtype} for {grade!r}")
+    base, truth = look(model, texts, naive), None
+    if grade == "half":
+        truth = look(_wide(model), texts, naive)
+    for name, path in (every_path(model) if paths is None else paths).items():
+        start = time.perf_counter()
+        edge = _edge(name, grade, model, texts, path, base, truth)
+        yield dataclasses.replace(edge, seconds=round(time.perf_counter() - start, 3))
+
+
+def every_path(model: GPT) -> dict[str, Way]:
+    """The paths that there are, compiled kernels and a round trip through files among them."""
+    return {**PATHS, "compiled": compiled, "exported": exported}
+
+
+def compiled(model: GPT, texts: Texts, see: Callable[[Sequence[Place], Callable[[], Tensor]], None]) -> None:
+    """Pages through compiled kernels, all texts in the same steps. Raises ``ConfigError`` for a model that they do not know."""
+    from underhood.kernels.decode import CompiledDecoder
+
+    if model.head_weight.dtype != torch.float32:
+        raise ConfigError(f"a model in {model.head_weight.dtype}", expected="float32")
+    decoder, size = CompiledDecoder(model, huge_pages=False), 4
+    pages = [-(-len(t) // size) for t in texts]
+    pools = decoder.new_pools(sum(pages), size)
+    table = torch.full((len(texts), max(pages)), 0)
+    for i, blocks in enumerate(torch.randperm(sum(pages), generator=torch.Generator().manual_seed(0)).split(pages)):  # type: ignore[no-untyped-call]
+        table[i, : len(blocks)] = blocks
+    for t in range(max(map(len, texts))):
+        rows = [i for i, text in enumerate(texts) if t < len(text)]
+        ids, at = torch.tensor([int(texts[i][t]) for i in rows]), torch.full((len(rows),), t)
+        see([(i, t) for i in rows], functools.partial(_compiled_logits, decoder, ids, at, table[rows], pools))
+
+
+def _compiled_logits(decoder: Any, ids: Tensor, at: Tensor, table: Tensor, pools: Any) -> Tensor:
+    logits: Tensor = decoder.logits(decoder.hidden(ids.numpy(), at.numpy(), table.numpy(), pools))
+    return logits
+
+
+def exported(model: GPT, texts: Texts, see: Callable[[Sequence[Place], Callable[[], Tensor]], None]) -> None:
+    """Saved in the layout of transformers and read again. Raises ``ConfigError`` for a model that no layout has words for."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(model, Path(folder) / "model")
+        again = load_weights(Path(folder) / "model", model.head_weight.dtype)
+    for i, text in enumerate(texts):
+        see([(i, t) for t in range(len(text))], functools.partial(again, text[None]))
+
+
+@torch.no_grad()
+def look(model: GPT, texts: Texts, path: Way) -> Seen:
+    """Run ``path`` and keep what every block and the head gave, by text and position."""
+    seen = Seen([torch.full((len(t), model.config.vocab_size), torch.nan, dtype=torch.float64) for t in texts], {})
+    streams: dict[int, Tensor] = {}
+
+    def keep(layer: int) -> Callable[[Any, Any, Tensor], None]:
+        return lambda module, args, out: streams.update({layer: out})
+
+    def see(places: Sequence[Place], forward: Callable[[], Tensor]) -> None:
+        streams.clear()
+        logits = forward()
+        _put(seen.logits, places, logits)
+        for layer, stream in streams.items():
+            blank = [torch.full((len(t), stream.shape[-1]), torch.nan, dtype=torch.float64) for t in texts]
+            _put(seen.streams.setdefault(layer, blank), places, stream)
+
+    with contextlib.ExitStack() as hooks:
+        for layer, block in enumerate(model.blocks):
+            hooks.callback(block.register_forward_hook(keep(layer)).remove)
+        path(model, texts, see)
+    return seen
+
+
+def _put(kept: Sequence[Tensor], places: Sequence[Place], rows: Float[Tensor, "... W"]) -> None:
+    for place, row in zip(places, rows.flatten(0, -2), strict=True):
+        if place is not None:
+            kept[place[0]][place[1]] = row.double()
+
+
+def _wide(model: GPT) -> GPT:
+    """The same weights in float64."""
+    wide = GPT(model.config).double()
+    wide.load_state_dict(model.state_dict())
+    return wide.eval()
+
+
+def _edge(name: str, grade: Grade, model: GPT, texts: Texts, path: Way, base: Seen, truth: Seen | None) -> Edge:
+    try:
+        found = look(model, texts, path)
+    except ModuleNotFoundError as error:
+        return Edge(name, grade, True, 0.0, 0.0, 0, why=f"passed over: {error.name} is not installed")
+    except ConfigError as error:
+        return Edge(name, grade, True, 0.0, 0.0, 0, why=f"passed over: {error}")
+    except Exception as error:
+        return Edge(name, grade, False, float("inf"), 0.0, 0, why=f"{type(error).__name__}: {error}")
+    compared = sum(int((~x.isnan().any(-1)).sum()) for x in found.logits)
+    against = base if truth is None else truth
+    apart = max(_apart(f, b) for f, b in zip(found.logits, against.logits, strict=True))
+    allowed = _allowed(grade, model, base, truth)
+    lost, near = _tokens(found.logits, base.logits, apart)
+    holds = apart <= allowed and not lost and compared > 0
+    layer, place = (None, None) if holds else first_difference(found, against, allowed)
+    why = "it computed nothing" if not compared else "another greedy token" if lost and apart <= allowed else ""
+    return Edge(name, grade, holds, apart, allowed, compared, near, layer, place, why)
+
+
+def _allowed(grade: Grade, model: GPT, base: Seen, truth: Seen | None) -> float:
+    if truth is not None:
+        return MOST_ERROR * max(FLOOR, *(_apart(b, t) for b, t in zip(base.logits, truth.logits, strict=True)))
+    learned = model.config.positions.rpartition(":")[2] == "Learned"
+    return GPT2_TOLERANCE if grade == "numerical" and learned else TOLERANCE[grade]
+
+
+def _apart(found: Tensor, base: Tensor) -> float:
+    """The largest difference relative to max(1, the largest value), over what was computed; infinite where a number is not finite."""
+    rows = ~found.isnan().all(-1)
+    if not rows.any():
+        return 0.0
+    if not torch.isfinite(found[rows]).all():
+        return float("inf")
+    return float((found[rows] - base[rows]).abs().max() / base.abs().max().clamp(min=1))
+
+
+def _tokens(found: Sequence[Tensor], base: Sequence[Tensor], error: float) -> tuple[int, int]:
+    """Greedy tokens that differ: where they must not, and where the two likeliest are nearer than twice the error."""
+    lost = near = 0
+    for f, b in zip(found, base, strict=True):
+        rows = ~f.isnan().all(-1)
+        top = b[rows].topk(2, dim=-1)
+        other = f[rows].argmax(-1) != top.indices[:, 0]
+        close = top.values[:, 0] - top.values[:, 1] <= 2 * error * b.abs().max().clamp(min=1)
+        lost += int((other & ~close).sum())
+        near += int((other & close).sum())
+    return lost, near
+
+
+def first_difference(found: Seen, base: Seen, allowed: float) -> tuple[int | None, tuple[int, int] | None]:
+    """The first block after which the streams part, and the first text and position where they do; block -1 stands for the logits."""
+    for layer in [*sorted(found.streams), -1]:
+        ours, theirs = (s.logits if layer == -1 else s.streams.get(layer, s.logits) for s in (found, base))
+        for i, (f, b) in enumerate(zip(ours, theirs, strict=True)):
+            if f.shape != b.shape:
+                continue
+            wrong = ((f - b).abs().amax(-1) > allowed * b.abs().max().clamp(min=1)) | (~f.isfinite().all(-1) & ~f.isnan().all(-1))
+            if wrong.any():
+                return layer, (i, int(wrong.nonzero()[0]))
+    return None, None

@@ -1,0 +1,99 @@
+"""info, verify, export and import on real folders."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from underhood.cli.main import main
+from underhood.interop.export import save_model
+from underhood.interop.models import open_model
+from underhood.lab.patch import Edit, applied
+from underhood.nn.gpt import build_gpt
+from underhood.text.bpe import BPE
+from underhood.train.recipes import modern
+
+TOKENIZER = BPE([], special=["<|endoftext|>"])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of the kind that `underhood train` makes, in the layout of transformers."""
+    model = build_gpt(modern(2, vocab_size=TOKENIZER.vocab_size, context=32), 0)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+    return save_model(model.eval(), tmp_path_factory.mktemp("models") / "small", TOKENIZER)
+
+
+def test_what_we_train_generates_the_same_text_in_transformers(folder: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    from underhood.infer.sample import SampleConfig, generate
+
+    theirs, tokens = transformers.AutoModelForCausalLM.from_pretrained(folder), transformers.AutoTokenizer.from_pretrained(folder)
+    ids = tokens("Once upon", return_tensors="pt")
+    assert ids["input_ids"][0].tolist() == TOKENIZER.encode("Once upon")
+    expected = theirs.generate(**ids, max_new_tokens=20, do_sample=False, eos_token_id=None, pad_token_id=0)[0, ids["input_ids"].shape[1] :].tolist()
+    ours = open_model(folder)[0]
+    assert list(generate(ours, TOKENIZER.encode("Once upon"), SampleConfig(temperature=0, max_tokens=20), torch.Generator())) == expected
+
+
+def test_info_reads_no_weights(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(folder), "--json", "--tensors"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["family"] == "qwen3"
+    assert facts["parameters"] == sum(p.numel() for p in open_model(folder)[0].parameters())
+    assert facts["weights_bytes"]["bfloat16"] == 2 * facts["parameters"]
+    assert facts["cache_bytes"]["32"] == 32 * 2 * 2 * 64 * 4  # tokens, both, blocks, heads · width, bytes
+    assert facts["tensors"]["tokens.weight"] == [257, 64]
+    assert main(["info", str(folder)]) == 0
+    assert "rotation" in capsys.readouterr().out
+
+
+def test_info_refuses_what_it_does_not_know(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fields = json.loads((folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**fields, "attention_multiplier": 2.0}))
+    assert main(["info", str(tmp_path)]) == 2
+    assert "attention_multiplier" in capsys.readouterr().err
+
+
+def test_verify_proves_and_names(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", str(folder), "-n", "12"]) == 0
+    out = capsys.readouterr().out
+    assert "naive = exported" in out
+    assert "Every path ends at the same logits." in out
+    with applied([Edit("underhood.infer.pages:PageTable.append_slots", "size + t % size", "size + (t + 1) % size")]):
+        assert main(["verify", str(folder), "-n", "12"]) == 1
+    out = capsys.readouterr().out
+    assert "✗  naive = paged" in out
+    assert "first apart after block 0, text 1, position" in out
+    assert "✓  naive = cached" in out
+
+
+@pytest.mark.parametrize(("options", "says"), [(["--grade", "exakt"], "exact"), (["-n", "1"], "at least 2")])
+def test_verify_refuses(folder: Path, options: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", str(folder), *options]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_import_and_export_are_inverse(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, again = tmp_path / "run", tmp_path / "again"
+    assert main(["import", str(folder), str(run)]) == 0
+    assert main(["import", str(folder), str(run)]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert main(["export", str(run), str(again), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["logits_apart"] == 0
+    ids = torch.arange(9)[None]
+    assert torch.equal(open_model(again)[0](ids), open_model(folder)[0](ids))
+    assert main(["export", str(run), str(again)]) == 2
+
+
+def test_a_model_with_a_number_that_is_none_is_not_imported(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = open_model(folder)[0]
+    with torch.no_grad():
+        model.tokens.weight[3] = torch.nan
+    save_model(model, tmp_path / "nan", TOKENIZER)
+    assert main(["import", str(tmp_path / "nan"), str(tmp_path / "run")]) == 1
+    assert "not finite" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

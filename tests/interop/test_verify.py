@@ -1,0 +1,139 @@
+"""The lattice holds for every family, and names the edge, the layer and the position where a break has entered."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.infer.small import CONFIGS, model
+from tests.interop.families import V, case, saved
+from underhood.base.errors import ConfigError
+from underhood.infer.paths import PATHS
+from underhood.interop.models import load_weights
+from underhood.interop.verify import Edge, every_path, verify
+from underhood.lab.patch import Edit, applied
+from underhood.nn.gpt import GPT, build_gpt
+from underhood.projects.registry import find_break
+
+__all__ = ["case"]
+TEXTS = [torch.randint(V, (n,), generator=torch.Generator().manual_seed(n)) for n in (22, 3, 13)]
+NUMBA = pytest.importorskip("numba")
+
+
+def require_all(edges: list[Edge]) -> None:
+    assert {e.name for e in edges} == set(every_path(model()))
+    for edge in edges:
+        assert edge.holds, edge
+        assert edge.compared > 0 or edge.why.startswith("passed over"), edge
+
+
+def test_every_family_exactly(tmp_path: Path, case: str) -> None:
+    saved(tmp_path, case)
+    require_all(list(verify(load_weights(tmp_path, torch.float64), TEXTS, "exact")))
+
+
+def test_every_family_in_single_precision(tmp_path: Path, case: str) -> None:
+    saved(tmp_path, case)
+    edges = list(verify(load_weights(tmp_path, kernel="sdpa"), TEXTS))
+    require_all(edges)
+    assert [e.name for e in edges if e.why] == (["compiled"] if "dynamic" in case else []), "nothing else is passed over"
+
+
+@pytest.mark.parametrize("name", ["gpt2", "qwen"])
+def test_half_precision(name: str) -> None:
+    require_all(list(verify(model(name).bfloat16(), TEXTS, "half")))
+
+
+PAGES = "underhood.infer.pages:"
+SHARED = "self._mixed(q[:, :, r.begin : r.end], "
+BREAKS: dict[str, tuple[Edit, ...]] = {
+    "cached": (Edit("underhood.infer.cache:LayerCache.extend", "self.values[:, :, :end]", "self.values[:, :, :end].roll(1, 2)"),),
+    "padded": (Edit("underhood.infer.forward:hidden_padded", "(real.long().cumsum(-1) - 1).clamp(min=0)", "torch.arange(ids.shape[1]).expand(ids.shape)"),),
+    "paged": (Edit(PAGES + "PageTable.append_slots", "size + t % size", "size + (t + 1) % size"),),
+    "batched": (Edit("underhood.infer.paged:PagedLayer.attend", SHARED + "r,", SHARED + "self.step.reaches[0],"),),
+    "chunked": (Edit("underhood.nn.attention:causal_mask", ".tril(S - T)", ".tril()"),),
+    "prefix-cached": (
+        Edit(PAGES + "BlockPool.allocate", "self.index.forget(block)", "pass"),
+        Edit(PAGES + "BlockPool.release", "last=block in self.index", "last=False"),
+    ),
+    "speculative": (Edit(PAGES + "PageTable.truncate", "self.published = length,", "self.published = min(length + 1, self.length),"),),
+    "compiled": (Edit("underhood.kernels.decode:CompiledDecoder.hidden", "if self.positions is not None:", "if self.positions is None:"),),
+    "exported": (
+        Edit("underhood.interop.gpt2:their_tensors", "state[ours].T if turned", "state[ours].T if turned and state[ours].shape[0] != state[ours].shape[1]"),
+    ),
+}
+
+
+def broken(patches: tuple[Edit, ...], made: GPT) -> dict[str, Edge]:
+    with applied(list(patches)):
+        return {e.name: e for e in verify(made, TEXTS)}
+
+
+@pytest.mark.parametrize("edge", BREAKS)
+def test_each_edge_has_a_break_that_it_catches(edge: str) -> None:
+    found = broken(BREAKS[edge], model("gpt2"))
+    assert not found[edge].holds, found
+    assert found[edge].place is not None or found[edge].why
+    whole = {"padded": 9, "batched": 7, "prefix-cached": 9, "speculative": 9, "compiled": 9, "exported": 9}
+    if edge in whole:
+        assert sum(e.holds for e in found.values()) >= whole[edge], "the other edges stand"
+
+
+def test_tiled_attention_has_one_of_its_project() -> None:
+    found = broken(find_break("flash.not_rescaled")[1].patches, model("gpt2"))  # type: ignore[arg-type]
+    assert not found["tiled"].holds
+    assert all(e.holds for e in found.values() if e.name != "tiled")
+
+
+def test_every_edge_is_broken_once() -> None:
+    assert {*BREAKS, "tiled"} == set(every_path(model()))
+
+
+def test_the_first_layer_and_position_are_named() -> None:
+    """A key of layer 1 is written over at position 5 of the first text: everything before stands."""
+    made = model("gpt2")
+
+    def poisoned(m: GPT, texts: object, see: object) -> None:
+        from underhood.infer.cache import KVCache
+
+        text, cache = TEXTS[0], KVCache(2, 22)
+        see([(0, t) for t in range(6)], lambda: m(text[None, :6], cache))  # type: ignore[operator]
+        cache.layers[1].keys[:, :, 5] += 1
+        for t in range(6, 22):
+            see([(0, t)], lambda t=t: m(text[None, t : t + 1], cache))  # type: ignore[operator,misc]
+
+    edge = next(verify(made, TEXTS, paths={"poisoned": poisoned}))
+    assert (edge.holds, edge.layer, edge.place) == (False, 1, (0, 6))
+
+
+def test_a_path_that_computes_nothing_does_not_hold() -> None:
+    edge = next(verify(model(), TEXTS, paths={"nothing": lambda m, t, see: None}))
+    assert (edge.holds, edge.why) == (False, "it computed nothing")
+
+
+def test_a_path_that_fails_says_how() -> None:
+    def fails(m: GPT, texts: object, see: object) -> None:
+        raise RuntimeError("no")
+
+    edge = next(verify(model(), TEXTS, paths={"fails": fails}))
+    assert (edge.holds, edge.why) == (False, "RuntimeError: no")
+
+
+def test_not_a_number_is_no_agreement() -> None:
+    made, other = model(), build_gpt(CONFIGS["mistral"], 0).eval()
+    with torch.no_grad():
+        other.blocks[1].norm1.weight[0] = torch.nan  # type: ignore[union-attr,operator]
+
+    def nan(m: GPT, texts: object, see: object) -> None:
+        see([(0, t) for t in range(22)], lambda: other(TEXTS[0][None]))  # type: ignore[operator]
+
+    assert not next(verify(made, TEXTS, paths={"nan": nan})).holds
+
+
+def test_the_grade_asks_for_its_dtype() -> None:
+    with pytest.raises(ConfigError, match="float64"):
+        next(verify(model(), TEXTS, "exact"))
+
+
+def test_paths_are_shown_in_the_order_of_the_lattice() -> None:
+    assert list(every_path(model()))[: len(PATHS)] == list(PATHS)
