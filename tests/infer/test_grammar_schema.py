@@ -44,6 +44,12 @@ CASES: list[tuple[Any, list[str], list[str]]] = [  # a schema, texts that it all
     ({"type": "array", "items": False}, ["[]"], ["[1]"]),
     ({"type": "array", "maxItems": 0}, ["[]"], ["[1]"]),
     ({"items": {"type": "null"}}, ["[null,null]"], ["[1]"]),
+    ({"prefixItems": [{"const": 1}, {"const": "a"}], "minItems": 2, "maxItems": 2}, ['[1, "a"]'], ["[]", "[1]", '["a"]', '[1,"a",1]']),
+    ({"prefixItems": [{"const": 1}, {"const": "a"}], "items": {"const": 2}}, ["[]", "[1]", '[1,"a"]', '[1,"a",2,2]'], ["[2]", "[1,2]", '[1,"a",1]']),
+    ({"prefixItems": [{"const": 1}, {"const": 2}], "maxItems": 1}, ["[]", "[1]"], ["[1,2]"]),
+    ({"prefixItems": [{"const": 1}, {"const": 2}], "items": False, "minItems": 1}, ["[1]", "[1,2]"], ["[]", "[1,2,3]"]),
+    ({"prefixItems": [{"const": 1}], "minItems": 3, "items": {"const": 2}}, ["[1,2,2]", "[1,2,2,2]"], ["[1,2]"]),
+    ({"prefixItems": [{"const": 1}, False]}, ["[]", "[1]"], ["[1,2]"]),
     ({"properties": {"a": {"type": "null"}}}, ["{}", '{"a":null}'], ['{"a":1}', '{"b":1}']),
     ({"properties": {"a": True}, "additionalProperties": True}, ['{"a":1, "b":2}', '{"b":1}', '{"aa":1}'], ['{"a":1, "a":2}']),
     ({"properties": {"a": {"type": "null"}}, "additionalProperties": {"type": "integer"}}, ['{"a":null, "b":2}'], ['{"b":null}', '{"\\u0061":1}']),
@@ -99,7 +105,7 @@ def test_a_reference_to_itself_adds_nothing() -> None:
 
 UNSUPPORTED = [
     *("pattern", "format", "patternProperties", "propertyNames", "minProperties", "maxProperties", "dependentRequired", "dependentSchemas", "dependencies"),
-    *("uniqueItems", "prefixItems", "contains", "minContains", "multipleOf", "not", "if", "then", "else", "unevaluatedProperties", "$anchor", "$dynamicRef"),
+    *("uniqueItems", "contains", "minContains", "multipleOf", "not", "if", "then", "else", "unevaluatedProperties", "$anchor", "$dynamicRef"),
     *("contentEncoding", "nullable", "x-mine", "Type"),
 ]
 
@@ -133,7 +139,19 @@ def test_keywords_that_would_have_to_be_joined_are_named(schema: Any, keyword: s
 
 
 DAMAGED = [
-    *([], None, 3, "x", {"items": 3}, {"properties": []}, {"properties": {"a": 1}}, {"required": "a"}, {"required": [1]}, {"additionalProperties": []}),
+    *(
+        [],
+        None,
+        3,
+        "x",
+        {"items": 3},
+        {"properties": []},
+        {"properties": {"a": 1}},
+        {"required": "a"},
+        {"required": [1]},
+        {"additionalProperties": []},
+        {"prefixItems": 3},
+    ),
     *({"type": "text"}, {"type": 3}, {"type": []}, {"type": [[]]}, {"type": [None]}, {"enum": 3}, {"anyOf": {}}, {"anyOf": []}, {"oneOf": [3]}, {"allOf": []}),
     *({"minLength": -1}, {"minLength": "1"}, {"minLength": True}, {"maxItems": 1.5}, {"maxLength": float("inf")}, {"maxLength": None}),
     *({"minimum": "1"}, {"minimum": True}, {"maximum": float("nan")}, {"type": "integer", "maximum": float("inf")}, {"type": "integer", "minimum": 10**400}),
@@ -152,7 +170,12 @@ NOTHING = [
     *(False, {"enum": []}, {"enum": [1], "type": "string"}, {"minLength": 3, "maxLength": 2}, {"type": "integer", "minimum": 3, "maximum": 2}),
     *({"minItems": 1, "items": False}, {"required": ["a"], "properties": {"a": False}}, {"required": ["a"], "additionalProperties": False}, {"$ref": "#"}),
     *({"properties": {"a": {"$ref": "#"}}, "required": ["a"]}, {"minItems": 1, "items": {"$ref": "#"}}, {"enum": [1, 2], "const": 3}),
-    *({"type": "integer", "minimum": 10**16}, {"type": "number", "exclusiveMinimum": 1, "exclusiveMaximum": 1}, {"minItems": 2, "maxItems": 1}),
+    *(
+        {"type": "integer", "minimum": 10**16},
+        {"type": "number", "exclusiveMinimum": 1, "exclusiveMaximum": 1},
+        {"minItems": 2, "maxItems": 1},
+        {"prefixItems": [True, False], "minItems": 2},
+    ),
 ]
 
 

@@ -71,7 +71,8 @@ def random_schema(rng: random.Random, depth: int = 3) -> Any:
         return schema | {"additionalProperties": rng.choice([True, random_schema(rng, depth - 1)])}
     if kind == "array":
         low = rng.randrange(3)
-        return {"type": "array", "items": random_schema(rng, depth - 1), "minItems": low, "maxItems": low + rng.randrange(3)}
+        schema = {"type": "array", "items": random_schema(rng, depth - 1), "minItems": low, "maxItems": low + rng.randrange(3)}
+        return schema | rng.choice([{}, {"prefixItems": [random_schema(rng, depth - 1) for _ in range(2)]}])
     if kind == "anyOf":
         return {"anyOf": [random_schema(rng, depth - 1) for _ in range(rng.randrange(1, 4))]}
     if kind == "types":
@@ -184,7 +185,7 @@ def test_the_mask_is_what_the_bytes_say(bpe: BPE) -> None:
     for schema in (ANY_JSON, FINITE, {"type": "string", "maxLength": 3}, {"type": "integer", "minimum": 17, "maximum": 1234}):
         c = constraint(schema, bpe)
         state = c.start
-        for token in [*write(c, rng, 30), None]:
+        for token in [*write(c, rng, 16), None]:
             expected = {number for number, text in bpe.tokens.items() if number not in bpe.special.values() and leads_on(c, state, text)}
             expected |= set(c.end_ids) if c.finished(state) else set()
             assert set(c.allowed(state).nonzero().squeeze(1).tolist()) == expected
@@ -282,14 +283,14 @@ def test_forgetting_changes_no_mask(bpe: BPE, monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_work_for_a_mask_is_bounded_and_the_mask_the_same_at_any_time(bpe: BPE, monkeypatch: pytest.MonkeyPatch) -> None:
     """A walk that ends early leaves out long tokens, never the single bytes, and does so whatever was asked before."""
-    schema = {"anyOf": [{"type": "string", "maxLength": 20 + k} for k in range(300)]}
+    schema = {"anyOf": [{"type": "string", "maxLength": 20 + k} for k in range(100)]}
     full = constraint(schema, bpe)
     everything = full.allowed(full.advance(full.start, bpe.encode('"')[0]))
-    monkeypatch.setattr(grammar_tokens, "MOST_WORK", 1000)
+    monkeypatch.setattr(grammar_tokens, "MOST_WORK", 350)
     busy, fresh = constraint(schema, bpe), constraint(schema, bpe)
     rng = random.Random(0)
     texts = [write(busy, rng, 30) for _ in range(20)]
-    assert all(len(json.loads(bpe.decode(ids))) < 320 for ids in texts)
+    assert all(len(json.loads(bpe.decode(ids))) < 120 for ids in texts)
     inside, again = (c.advance(c.start, bpe.encode('"')[0]) for c in (busy, fresh))
     mask = busy.allowed(inside)
     assert torch.equal(mask, fresh.allowed(again))

@@ -261,8 +261,10 @@ def test_the_process_ends_with_its_owner() -> None:
     assert running.wait(10) is not None
 
 
-def test_the_second_wall_stands_without_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Were Jinja's sandbox open, the audit hook would still refuse; the hook cannot be removed, so it is asked here directly."""
+def test_the_second_wall_stands_without_the_first(process: TemplateProcess) -> None:
+    """Were Jinja's sandbox open, the audit hook would still refuse. A codec is the one import that a template can cause; the rest is asked directly."""
+    with pytest.raises(ChatTemplateError, match="import is not for a template"):
+        template(process, "{{ 'x'.encode('idna') }}").render(HELLO)
     for event in ("open", "import", "socket.connect", "subprocess.Popen", "os.system", "os.exec", "ctypes.dlopen", "os.listdir", "sys.setprofile"):
         with pytest.raises(PermissionError, match=event):
             chat_worker._audit(event, ())
@@ -291,7 +293,7 @@ def test_the_process_has_its_limits(process: TemplateProcess) -> None:
     assert process._process is not None
     limits = Path(f"/proc/{process._process.pid}/limits").read_text(encoding="ascii")
     rows = {line[:25].strip(): line[25:].split()[0] for line in limits.splitlines()}
-    assert int(rows["Max address space"]) <= chat_worker.MEMORY
+    assert int(rows["Max address space"]) <= 2**30
     assert int(rows["Max cpu time"]) < 60, "so that it ends even where nobody is left to kill it"
 
 
@@ -310,7 +312,7 @@ PIECES = [*SPECIAL, "<|", "im_end", "|>", "<", ">", "[", "\n", " ", "a", "<|im_"
 TEXT = st.lists(st.sampled_from(PIECES), max_size=5).map("".join)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=3), TEXT, TEXT)
 def test_no_message_writes_a_control_token(process: TemplateProcess, bpe: BPE, turns: list[tuple[str, str]], name: str, key: str) -> None:
     """Contents, names, tool calls and tools full of control tokens and halves of them: the ids hold as many as with harmless words, and all the text."""

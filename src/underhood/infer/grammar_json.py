@@ -140,13 +140,17 @@ class Json:
 
     # ── arrays and objects ────────────────────────────────────────────────────────────────────────────────────────────
 
-    def array(self, item: Item, low: int, high: int | None) -> Item:
-        """``low`` to ``high`` times ``item``."""
+    def array(self, item: Item, low: int, high: int | None, prefix: Sequence[Item] = ()) -> Item:
+        """``low`` to ``high`` values: those of ``prefix`` in order, then ``item`` for each that follows."""
         g = self.grammar
-        if high == 0 or (high is not None and high < low):
+        first = list(prefix[:high]) or ([] if high == 0 else [item])
+        if not first or (high is not None and high < low):
             return self.never if low else g.text("[]")
-        others = g.repeat(g.seq(self.comma, item), max(0, low - 1), None if high is None else high - 1)
-        filled = g.seq(item, others)
+        rest = g.repeat(g.seq(self.comma, item), max(0, low - len(first)), None if high is None else high - len(first))
+        for k in range(len(first) - 1, 0, -1):
+            following = g.seq(self.comma, first[k], rest)
+            rest = following if k < low else g.optional(following)
+        filled = g.seq(first[0], rest)
         return g.seq(g.text("["), filled if low else g.optional(filled), g.text("]"))
 
     def object(self, fields: Sequence[tuple[str, Item, bool]], other: Item | None) -> Item:

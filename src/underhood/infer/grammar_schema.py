@@ -17,11 +17,21 @@ from typing import Any
 from underhood.infer.grammar import Grammar, Item, Rule, SchemaError
 from underhood.infer.grammar_json import Json, whole_bounds
 
-DESCRIBING = {"title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "$comment"}
+DESCRIBING = {
+    "title",
+    "description",
+    "default",
+    "examples",
+    "deprecated",
+    "readOnly",
+    "writeOnly",
+    "$comment",
+    "discriminator",
+}  # the last is OpenAPI's: a hint beside oneOf
 AT_THE_ROOT = {"$schema", "$id", "$defs", "definitions"}
 OF_TYPE = {
     "object": ("properties", "required", "additionalProperties"),
-    "array": ("items", "minItems", "maxItems"),
+    "array": ("items", "prefixItems", "minItems", "maxItems"),
     "string": ("minLength", "maxLength"),
     "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
     "integer": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
@@ -134,13 +144,20 @@ class Compiler:
         if kind == "object":
             return self._object(schema, where, depth)
         if kind == "array":
-            item = self.compile(schema.get("items", True), f"{where}.items", depth + 1)
-            return self.json.array(item, *_counts(schema, "minItems", "maxItems", where))
+            return self._array(schema, where, depth)
         if kind == "string":
             return self.json.string(*_counts(schema, "minLength", "maxLength", where))
         if kind in ("number", "integer"):
             return self._numeric(kind, schema, where)
         return self.json.literals(["true", "false"] if kind == "boolean" else ["null"])
+
+    def _array(self, schema: Mapping[str, Any], where: str, depth: int) -> Item:
+        listed = schema.get("prefixItems", [])
+        if not isinstance(listed, list):
+            raise SchemaError(f"found {_short(listed)}", where=f"{where}.prefixItems", expected="a list of schemas")
+        prefix = [self.compile(inner, f"{where}.prefixItems[{k}]", depth + 1) for k, inner in enumerate(listed)]
+        item = self.compile(schema.get("items", True), f"{where}.items", depth + 1)
+        return self.json.array(item, *_counts(schema, "minItems", "maxItems", where), prefix)
 
     def _object(self, schema: Mapping[str, Any], where: str, depth: int) -> Item:
         properties, required = schema.get("properties", {}), schema.get("required", [])
