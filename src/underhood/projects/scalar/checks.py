@@ -1,14 +1,29 @@
-"""What any correct scalar engine satisfies. The oracles are central differences, closed forms and torch."""
+"""What any correct scalar engine satisfies, then (``checks_network``) what is built on it. The oracles are central differences, closed forms and torch."""
 
 import math
 import random
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from underhood.lab.check import Check, Part, check, close, equal, holds, refuses, runs
+from underhood.projects.scalar.checks_network import CHECKS as NETWORK_CHECKS
 
 CALLS = 1000  # that Python allows inside one another
+NODES, LINES = 3000, 30  # of the graph on which the order is timed, and that lead into each of its nodes
+TIMES = 200  # as long as our own walk over the lines: with a set, and the way from process to process, 20 to 40 times as long; with a list, 800 times
+
+SLOPES = {
+    "tanh": "tanh′ = 1 − tanh²",
+    "relu": "1 right of 0, and 0 elsewhere, at 0 too",
+    "exp": "exp is its own slope",
+    "log": "log′ x = 1/x",
+    "** 3": "(xᵏ)′ = k·xᵏ⁻¹",
+    "** -0.5": "(xᵏ)′ = k·xᵏ⁻¹",
+    "** 0": "x⁰ is 1 everywhere, so its slope is 0, at x = 0 too",
+    "1 ÷ x": "(1/x)′ = −1/x²",
+}
 
 
 def _data(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -39,12 +54,25 @@ def check_arithmetic(part: Part, rng: random.Random) -> None:
         "/": lambda a, b: a / b,
     }
     a, b = rng.uniform(1, 3), rng.uniform(-3, -1)
+    _check_nodes(part, a, b)
     for sign, operate in operators.items():
         for kind, left, right in (("Value, Value", part.Value(a), part.Value(b)), ("Value, number", part.Value(a), b), ("number, Value", a, part.Value(b))):
             found = runs(partial(_data, operate, left, right), f"{kind}: {sign} does not run", given=(a, b))
             close(found, operate(a, b), f"{kind}: {sign} gives another number", given=(a, b))
     close(runs(lambda: (part.Value(a) ** 3).data, "** does not run", given=a), a**3, "** gives another number", given=a)
     close(runs(lambda: (-part.Value(a)).data, "− in front does not run", given=a), -a, "− in front gives another number", given=a)
+
+
+def _check_nodes(part: Part, a: float, b: float) -> None:
+    """What stands in a leaf and in a sum."""
+    x, y = part.Value(a), part.Value(b)
+    equal((x.data, x.grad), (a, 0.0), "a new node holds its number, and the gradient 0.0", given=f"x = Value({a})")
+    equal(runs(lambda: len(x.inputs), "its inputs cannot be counted", given=f"x = Value({a})"), 0, "a leaf has no inputs", given=f"x = Value({a})")
+    z = runs(lambda: x + y, "Value, Value: + does not run", given=(a, b))
+    kept = runs(lambda: list(z.inputs), "the inputs of x + y cannot be read", given=(a, b))
+    holds(len(kept) == 2 and kept[0] is x and kept[1] is y, "x + y is a new node whose inputs are x and y", given=(a, b), expected=[x, y], found=kept)
+    equal((x.data, y.data), (a, b), "x + y leaves x and y as they are", given=(a, b))
+    holds(bool(z.op), "op says what computed a node", given="x + y", expected="'+', or another word for it", found=z.op)
 
 
 @check(
@@ -56,12 +84,21 @@ def check_arithmetic(part: Part, rng: random.Random) -> None:
     ),
 )
 def check_product_rule(part: Part, rng: random.Random) -> None:
-    """A product keeps a slope for each of its operands."""
+    """A product keeps a slope for each of its operands; so do sums and differences, which need no other rule."""
     a, b = rng.uniform(1, 3), rng.uniform(-3, -1)
     x, y = part.Value(a), part.Value(b)
     z = runs(lambda: x * y, "the product does not run", given=(a, b))
     found = runs(lambda: (_slope(z, x), _slope(z, y)), "the product's inputs and slopes cannot be read", given=(a, b))
     close(found, (b, a), "the slopes of a × b towards a and b are b and a", given=(a, b))
+    close(runs(lambda: _slope(x * x, x), "the slopes of x × x cannot be read", given=a), 2 * a, "x × x hears a nudge of x twice", given=a)
+    for sign, operate, slopes in (("+", lambda: x + y, (1, 1)), ("−", lambda: x - y, (1, -1)), ("3 −", lambda: 3.0 - x + y, (-1, 1))):
+        z = runs(operate, f"{sign} does not run", given=(a, b))
+        found = runs(partial(_slopes, z, x, y), f"the slopes of {sign} cannot be read", given=(a, b))
+        close(found, slopes, f"the slopes of {'3 − a + b' if sign == '3 −' else f'a {sign} b'} towards a and b", given=(a, b))
+
+
+def _slopes(result: Any, *leaves: Any) -> list[float]:
+    return [_slope(result, leaf) for leaf in leaves]
 
 
 @check(
@@ -69,7 +106,8 @@ def check_product_rule(part: Part, rng: random.Random) -> None:
     hints=(
         "Each function stores its own derivative, worked out at the input it was given.",
         "tanh′ = 1 − tanh²; exp′ = exp; log′ = 1/x; relu′ is 1 right of zero and 0 left of it; (xᵏ)′ = k xᵏ⁻¹.",
-        "For tanh: t = math.tanh(self.data), then the slope is 1.0 - t * t, with the square.",
+        "With x = self.data. tanh: t = math.tanh(x), slope 1.0 - t * t. relu: slope 1.0 if x > 0 else 0.0. exp: e = math.exp(x), slope e. "
+        "log: slope 1.0 / x. ** k: math.pow(x, k), slope k * math.pow(x, k - 1) if k else 0.0.",
     ),
 )
 def check_functions(part: Part, rng: random.Random) -> None:
@@ -80,33 +118,40 @@ def check_functions(part: Part, rng: random.Random) -> None:
         ("tanh", lambda v: v.tanh(), -x, math.tanh(-x), 1 / math.cosh(x) ** 2),
         ("relu", lambda v: v.relu(), x, x, 1.0),
         ("relu", lambda v: v.relu(), -x, 0.0, 0.0),
+        ("relu", lambda v: v.relu(), 0.0, 0.0, 0.0),
         ("exp", lambda v: v.exp(), x, math.exp(x), math.exp(x)),
         ("log", lambda v: v.log(), x, math.log(x), 1 / x),
         ("** 3", lambda v: v**3, -x, -(x**3), 3 * x**2),
         ("** -0.5", lambda v: v**-0.5, x, x**-0.5, -0.5 * x**-1.5),
         ("** 0", lambda v: v**0, 0.0, 1.0, 0.0),
+        ("1 ÷ x", lambda v: 1.0 / v, x, 1 / x, -(x**-2)),
     ]
     for name, function, at, value, slope in cases:
         leaf = part.Value(at)
         result = runs(partial(function, leaf), f"{name} does not run", given=at)
         close(result.data, value, f"{name} gives another number", given=at)
-        close(runs(partial(_slope, result, leaf), f"the slopes of {name} cannot be read", given=at), slope, f"{name} has another slope", given=at)
+        close(
+            runs(partial(_slope, result, leaf), f"the slopes of {name} cannot be read", given=at), slope, f"{name} has another slope: {SLOPES[name]}", given=at
+        )
 
 
 @check(
     "Functions",
     hints=(
         "Where no number exists, an error is better than nan: nan spreads silently through everything behind it.",
-        "math.log and math.pow raise by themselves; float arithmetic with ** may give a complex number instead.",
-        "Use math.pow(self.data, exponent), which raises ValueError for a root of a negative number.",
+        "math.log, math.exp and math.pow raise by themselves; float arithmetic with ** may give a complex number instead.",
+        "math.pow(self.data, exponent) raises ValueError for a root of a negative number; leave the errors of math.log, math.exp and 1 / 0 as they are.",
     ),
 )
 def check_refuses_what_is_no_number(part: Part, rng: random.Random) -> None:
-    """The log of 0, a division by 0 and the root of a negative number are errors, born where they happen."""
+    """The log of 0, a division by 0, the root of a negative number and e to the 1000 are errors, born where they happen."""
     errors = (ValueError, ZeroDivisionError, OverflowError)
-    refuses(lambda: part.Value(0.0).log(), errors, "the log of 0 must be an error")
-    refuses(lambda: 1.0 / part.Value(0.0), errors, "a division by 0 must be an error")
-    refuses(lambda: part.Value(-rng.uniform(1, 2)) ** 0.5, errors, "the square root of a negative number must be an error")
+    refuses(lambda: part.Value(0.0).log(), errors, "the log of 0 must be an error", given="Value(0.0).log()")
+    refuses(lambda: 1.0 / part.Value(0.0), errors, "a division by 0 must be an error", given="1.0 / Value(0.0)")
+    refuses(lambda: part.Value(1.0) / part.Value(0.0), errors, "a division by 0 must be an error", given="Value(1.0) / Value(0.0)")
+    below = -rng.uniform(1, 2)
+    refuses(lambda: part.Value(below) ** 0.5, errors, "the square root of a negative number must be an error", given=f"Value({below}) ** 0.5")
+    refuses(lambda: part.Value(1000.0).exp(), errors, "e to the 1000 is beyond every float: an error", given="Value(1000.0).exp()")
 
 
 @check(
@@ -118,17 +163,44 @@ def check_refuses_what_is_no_number(part: Part, rng: random.Random) -> None:
     ),
 )
 def check_topological_order(part: Part, rng: random.Random) -> None:
-    """Every node once, inputs before what uses them, the result last."""
-    nodes = [part.Value(rng.uniform(-1, 1)) for _ in range(4)]
-    for _ in range(30):
-        nodes.append(rng.choice(nodes) * rng.choice(nodes) + rng.choice(nodes))
-    result = sum(nodes[1:], nodes[0])
-    order = runs(result.topological_order, "topological_order does not run")
-    place = {id(node): i for i, node in enumerate(order)}
-    equal(len(place), len(order), "a node stands in the order more than once")
-    holds(order[-1] is result, "the result must stand last")
-    late = [(i, id(source)) for i, node in enumerate(order) for source in node.inputs if place.get(id(source), len(order)) >= i]
-    equal(late, [], "some nodes stand before one of their inputs (place in the order, id of the input)")
+    """Every node once, inputs before what uses them, the result last: on programs of two lines, then of more."""
+    for size in sorted([2, 3, 4, 5, 6] * 6):
+        program, nodes, uses = _program(part, rng, size)
+        order = runs(partial(_listed, nodes[max(uses)]), "topological_order does not run", given=program)
+        names = {id(node): name for name, node in nodes.items()}
+        listed = [names.get(id(node), "?") for node in order]
+        wrong = _first_wrong(listed, uses)
+        holds(not wrong, wrong, given=program, expected=f"{' '.join(nodes)}, or another order with inputs first", found=" ".join(listed))
+
+
+def _program(part: Part, rng: random.Random, size: int) -> tuple[str, dict[str, Any], dict[str, tuple[str, str]]]:
+    """Lines such as b = a · x, each of which uses the one before: as text, as nodes by name, and what each line uses."""
+    nodes = {name: part.Value(rng.uniform(-1, 1)) for name in "xy"}
+    uses: dict[str, tuple[str, str]] = {}
+    text = []
+    for name in "abcdefg"[:size]:
+        left, right = rng.sample([list(nodes)[-1], rng.choice(list(nodes)) if uses else "x"], 2)
+        sign = rng.choice("+·")
+        nodes[name] = nodes[left] + nodes[right] if sign == "+" else nodes[left] * nodes[right]
+        uses[name] = (left, right)
+        text.append(f"{name} = {left} {sign} {right}")
+    return "; ".join(text), nodes, uses
+
+
+def _listed(result: Any) -> list[Any]:
+    return list(result.topological_order())
+
+
+def _first_wrong(listed: list[str], uses: dict[str, tuple[str, str]]) -> str:
+    """What is wrong with an order, in words; nothing if it is right."""
+    for name in ("x", "y", *uses):
+        if listed.count(name) != 1:
+            return f"{name} stands in the order {listed.count(name)} times instead of once"
+    for name in listed:
+        for source in uses.get(name, ()):
+            if listed.index(source) > listed.index(name):
+                return f"{name} stands before {source}, which it uses: backward would let {source} pay before {name} has paid in"
+    return "" if listed[-1] == max(uses) else f"the result, {max(uses)}, must stand last"
 
 
 @check(
@@ -147,15 +219,75 @@ def check_any_depth(part: Part, rng: random.Random) -> None:
         y = y + x
     order = runs(y.topological_order, f"the order of a chain of {3 * CALLS:,} additions", given="x + x + x + …")
     holds(order[0] is x, "the far end of the chain must stand first")
-    equal(len(order), 3 * CALLS + 1, "the number of nodes in the order")
+    equal(len(order), 3 * CALLS + 1, "the number of nodes in the order", given=f"a chain of {3 * CALLS:,} additions")
+
+
+@check(
+    "The order",
+    hints=(
+        "How often do you look at a node to know whether you have seen it?",
+        "`node in list` compares with one node after the other, so a graph twice as large takes four times as long; a set finds it at once.",
+        "seen = set(); elif node not in seen: seen.add(node) …",
+    ),
+)
+def check_each_line_once(part: Part, rng: random.Random) -> None:
+    """The time that the order takes is in proportion to the lines of the graph, not to lines times nodes."""
+    graph = [rng.sample(range(max(0, i - 2 * LINES), i), min(i, LINES)) for i in range(NODES)]
+    for i in range(1, NODES):
+        graph[i][0] = i - 1  # so that the last node reaches all, along a chain of all nodes
+    nodes: list[Any] = []
+    for sources in graph:
+        nodes.append(part.Value(0.0, tuple(nodes[i] for i in sources), (1.0,) * len(sources)))
+    given = f"{NODES:,} nodes with {LINES} inputs each"
+    limit = TIMES * min(_seconds(partial(_walk, graph)) for _ in range(3))
+    order = partial(runs, nodes[-1].topological_order, "topological_order does not run", given=given)
+    soon = any(_seconds(order) < limit for _ in range(3))
+    holds(soon, "the order takes too long: is what was seen kept in a set?", given=given, expected="a fraction of a second", found="many times that")
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _walk(graph: list[list[int]]) -> set[int]:
+    """Each line of the graph once, from the end, as plainly as can be: what time the order is measured with."""
+    seen: set[int] = set()
+    stack = [len(graph) - 1]
+    while stack:
+        node = stack.pop()
+        if node not in seen:
+            seen.add(node)
+            stack.extend(graph[node])
+    return seen
+
+
+@check(
+    "Backward",
+    hints=(
+        "Where does backward begin, and which way does it go?",
+        "The result has the gradient 1. Then go through the order from its end: each node pays slope × its own gradient to each of its inputs.",
+        "self.grad += 1.0; for node in reversed(order): for source, slope in zip(node.inputs, node.slopes): source.grad += slope * node.grad",
+    ),
+)
+def check_chain(part: Part, rng: random.Random) -> None:
+    """Along one path the slopes are multiplied: worked by hand for tanh(w·x)·v."""
+    w, x, v = rng.uniform(0.5, 1), rng.uniform(0.5, 1), rng.uniform(1, 2)
+    leaves = [part.Value(n) for n in (w, x, v)]
+    result = (leaves[0] * leaves[1]).tanh() * leaves[2]
+    given = f"tanh(w·x)·v with w = {w}, x = {x}, v = {v}"
+    runs(result.backward, "backward does not run", given=given)
+    t, u = math.tanh(w * x), v / math.cosh(w * x) ** 2
+    close([leaf.grad for leaf in leaves], [u * x, u * w, t], "the gradients of w, x and v: tanh′(w·x)·v·x, tanh′(w·x)·v·w and tanh(w·x)", given=given)
 
 
 @check(
     "Backward",
     hints=(
         "A number that is used twice influences the result in two ways.",
-        "The gradients that arrive at a node along different ways are added.",
-        "source.grad += slope * node.grad, with += rather than =.",
+        "The gradients that arrive at a node along different ways are added, and a node pays only when all have arrived: walk the order from its end.",
+        "for node in reversed(order): … source.grad += slope * node.grad, with += rather than =.",
     ),
 )
 def check_shared_node(part: Part, rng: random.Random) -> None:
@@ -175,20 +307,27 @@ def check_shared_node(part: Part, rng: random.Random) -> None:
     hints=(
         "Two losses that share their weights are trained on together by calling backward on both.",
         "A leaf keeps what it has and gets more; inner nodes start from 0, or the second call would count the first one again.",
-        "Before the walk: for node in order: if node.inputs: node.grad = 0.0.",
+        "Before the walk: for node in order: if node.inputs: node.grad = 0.0; then self.grad += 1.0, which adds where the result is a leaf itself.",
     ),
 )
 def check_backward_adds_up(part: Part, rng: random.Random) -> None:
-    """A second backward adds to the leaves exactly what the first one did, as in torch."""
+    """A second backward adds to the leaves exactly what the first one did, as in torch; an inner node has what it had; a leaf may be the result itself."""
     a, b = rng.uniform(1, 2), rng.uniform(1, 2)
     x, y = part.Value(a), part.Value(b)
-    result = (x * y).tanh() * x
-    runs(result.backward, "backward does not run", given=(a, b))
-    once = (x.grad, y.grad)
-    runs(result.backward, "a second backward does not run", given=(a, b))
+    inner = (x * y).tanh()
+    result = inner * x
+    given = f"tanh(x·y)·x with x = {a}, y = {b}"
+    runs(result.backward, "backward does not run", given=given)
     t, u = math.tanh(a * b), 1 / math.cosh(a * b) ** 2
-    close(once, (t + a * b * u, a * a * u), "the gradients of tanh(ab)·a", given=(a, b))
-    close((x.grad, y.grad), (2 * once[0], 2 * once[1]), "the second backward must add the same again", given=(a, b))
+    once = (t + a * b * u, a * a * u)
+    close((x.grad, y.grad), once, "the gradients of x and y after the first backward", given=given)
+    runs(result.backward, "a second backward does not run", given=given)
+    close((x.grad, y.grad), (2 * once[0], 2 * once[1]), f"the second backward adds to x and y what the first one did, {once}", given=given)
+    close((inner.grad, result.grad), (a, 1.0), "inner nodes get their gradients afresh: tanh(x·y) has x, the result 1", given=f"the second backward of {given}")
+    leaf = part.Value(a)
+    for times in (1, 2):
+        runs(leaf.backward, "backward from a leaf does not run", given=f"x = Value({a}), x.backward()")
+        close(leaf.grad, times, "a leaf that is the result itself gets 1 more with each backward", given=f"x = Value({a}), x.backward(), {times} times")
 
 
 def random_expression(rng: random.Random, leaves: list[Any], tanh: Callable[[Any], Any], relu: Callable[[Any], Any]) -> Any:
@@ -243,104 +382,6 @@ def check_equals_torch(part: Part, rng: random.Random) -> None:
         close([v.grad for v in ours], [t.grad for t in theirs], "its gradients differ from torch's", given=point, rtol=1e-9)
 
 
-def _set(parameters: list[Any], rng: random.Random) -> list[float]:
-    """Give every parameter a number of our choice, biases too, and return them."""
-    numbers = [rng.uniform(-1, 1) for _ in parameters]
-    for parameter, number in zip(parameters, numbers, strict=True):
-        parameter.data = number
-    return numbers
-
-
-@check(
-    "The neuron",
-    hints=(
-        "A neuron is a weighted sum, a bias, and a bend.",
-        "Start the sum with the bias, add weight × input for each pair, then apply the activation.",
-        "total = self.bias; for weight, x in zip(self.weights, inputs): total = total + weight * x; return total.tanh()",
-    ),
-)
-def check_neuron(part: Part, rng: random.Random) -> None:
-    """tanh, relu or nothing of w · x + b; ``parameters()`` are the weights and then the bias."""
-    bend: dict[str, Callable[[float], float]] = {"tanh": math.tanh, "relu": lambda v: max(0.0, v), "none": lambda v: v}
-    for activation, function in bend.items():
-        neuron = runs(partial(part.Neuron, 3, random.Random(1), activation), "Neuron(3, rng, activation) cannot be built", given=activation)
-        equal(len(neuron.parameters()), 4, "a neuron of three inputs has three weights and a bias")
-        *w, b = _set(neuron.parameters(), rng)
-        x = [rng.uniform(-1, 1) for _ in range(3)]
-        found = runs(partial(_data, neuron, x), "the neuron does not run", given=x)
-        close(found, function(sum(i * j for i, j in zip(w, x, strict=True)) + b), f"{activation}(w · x + b), bias included", given=x)
-
-
-@check(
-    "The network",
-    hints=(
-        "A layer is a list of neurons that read the same inputs; a network is a list of layers, each reading the one before.",
-        "The last layer answers with any number: it has no activation.",
-        'kinds = [activation] * (len(widths) - 1) + ["none"], one for each layer.',
-    ),
-)
-def check_network(part: Part, rng: random.Random) -> None:
-    """A 2-3-2 network gives what the formula gives, from the parameters in their documented order; the output is not squashed."""
-    model = runs(lambda: part.MLP(2, [3, 2], random.Random(1)), "MLP(2, [3, 2], rng) cannot be built")
-    equal(len(model.parameters()), 17, "2-3-2 has 3·(2+1) + 2·(3+1) parameters")
-    numbers = iter([3 * n for n in _set(model.parameters(), rng)])
-    for parameter in model.parameters():
-        parameter.data *= 3
-    x = [rng.uniform(-1, 1) for _ in range(2)]
-    rows = [[next(numbers) for _ in range(3)] for _ in range(3)] + [[next(numbers) for _ in range(4)] for _ in range(2)]
-    hidden = [math.tanh(w * x[0] + v * x[1] + b) for w, v, b in rows[:3]]
-    expected = [sum(w * h for w, h in zip(row[:3], hidden, strict=True)) + row[3] for row in rows[3:]]
-    found = runs(lambda: [v.data for v in model(x)], "the network does not run", given=x)
-    close(found, expected, "the outputs of W₂ tanh(W₁ x + b₁) + b₂", given=x)
-
-
-@check(
-    "The layer",
-    hints=(
-        "Side by side means: the same inputs for each neuron, one output from each.",
-        "Call every neuron on the inputs and collect the results in a list.",
-        "return [neuron(inputs) for neuron in self.neurons]",
-    ),
-)
-def check_layer(part: Part, rng: random.Random) -> None:
-    """Each of a layer's outputs is its neuron's, biases and all."""
-    layer = runs(lambda: part.Layer(2, 3, random.Random(1), "relu"), "Layer(2, 3, rng, 'relu') cannot be built")
-    equal(len(layer.parameters()), 9, "three neurons of two inputs have nine parameters")
-    n = _set(layer.parameters(), rng)
-    x = [rng.uniform(-1, 1) for _ in range(2)]
-    found = runs(lambda: [v.data for v in layer(x)], "the layer does not run", given=x)
-    close(found, [max(0.0, n[i] * x[0] + n[i + 1] * x[1] + n[i + 2]) for i in (0, 3, 6)], "relu(W x + b), neuron by neuron", given=x)
-
-
-@check(
-    "The training step",
-    hints=(
-        "A step is: compute the loss, clear the gradients, go backward, move against the gradient.",
-        "Gradients add up by themselves, so those of the last step must be cleared first.",
-        "for p in model.parameters(): p.grad = 0.0, then loss.backward(), then p.data -= learning_rate * p.grad.",
-    ),
-)
-def check_train_step(part: Part, rng: random.Random) -> None:
-    """Three steps leave the weights where torch's SGD on the mean squared error leaves them, and return torch's losses."""
-    import torch
-
-    model = runs(lambda: part.MLP(2, [3, 1], random.Random(1)), "MLP(2, [3, 1], rng) cannot be built")
-    n = _set(model.parameters(), rng)
-    inputs = [[rng.uniform(-1, 1), rng.uniform(-1, 1)] for _ in range(4)]
-    targets = [[rng.uniform(-1, 1)] for _ in range(4)]
-    rows = torch.tensor(n, dtype=torch.float64)
-    w1, b1, w2, b2 = theirs = [t.clone().requires_grad_() for t in (rows[:9].view(3, 3)[:, :2], rows[2:9:3], rows[9:12], rows[12])]
-    optimizer = torch.optim.SGD(theirs, lr=0.1)
-    x, y = torch.tensor(inputs, dtype=torch.float64), torch.tensor(targets, dtype=torch.float64)
-    for step in range(3):
-        loss = torch.nn.functional.mse_loss((torch.tanh(x @ w1.T + b1) @ w2 + b2)[:, None], y)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        found = runs(lambda: part.train_step(model, inputs, targets, 0.1), "the step does not run")
-        close(found, loss.item(), f"the loss before step {step + 1}", rtol=1e-9)
-
-
 CHECKS: tuple[Check, ...] = (
     check_arithmetic,
     check_product_rule,
@@ -348,11 +389,10 @@ CHECKS: tuple[Check, ...] = (
     check_refuses_what_is_no_number,
     check_topological_order,
     check_any_depth,
+    check_each_line_once,
+    check_chain,
     check_shared_node,
     check_backward_adds_up,
     check_equals_torch,
-    check_neuron,
-    check_layer,
-    check_network,
-    check_train_step,
+    *NETWORK_CHECKS,
 )
