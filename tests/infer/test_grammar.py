@@ -288,11 +288,13 @@ def test_numbers_stay_within_their_bounds(bounds: tuple[float, float], strict: b
 
 
 def test_other_names_are_not_those_taken() -> None:
-    names = ["a", "ab", "abc", "é", "éa", "è", "", 'quote"', "x" * 100]
+    names = ["a", "ab", "abc", "é", "éa", "è", "", 'quote"', "line\n", "\n", "x" * 100]
     automaton = json_automaton(lambda j: j.other_name(names))
     for name in names:
         assert not accepts(automaton, json.dumps(name, ensure_ascii=False))
         assert not accepts(automaton, json.dumps(name))
+    for text in ('"\n"', '"line\nx"', '"quote""', '"quote"x"', '"a"'):
+        assert not accepts(automaton, text)
     for name in ("b", "abcd", "ac", "x", "x" * 99, "x" * 101, "éab", "ü😀", "quote", "A"):
         assert accepts(automaton, json.dumps(name, ensure_ascii=False)) == (name[0] != "ü"), "beginnings that share a byte with a name's are left out"
     rng = random.Random(0)

@@ -130,7 +130,7 @@ def check(texts: Iterator[tuple[Any, str]]) -> int:
 
 
 def test_two_thousand_random_outputs_are_valid(bpe: BPE) -> None:
-    assert check(outputs(bpe, 2000, 5)) == 2000
+    assert check(outputs(bpe, 2000, 10)) == 2000
 
 
 @pytest.mark.slow

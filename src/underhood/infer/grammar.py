@@ -243,12 +243,14 @@ class Automaton:
             elif isinstance(item, Words) and rest is not None:
                 for byte, (low, high) in item.split().items():
                     stacks[byte].append(self._cell(self._words(item, low, high), rest))
-        same: dict[tuple[Cell, ...], State] = {}
-        for cells in stacks.values():
+        expanded: dict[tuple[Cell, ...], State] = {}
+        following: dict[int, State] = {}
+        for byte, cells in stacks.items():
             key = tuple(cells)
-            if key not in same:
-                same[key] = self._expand(cells)
-        return {byte: same[tuple(cells)] for byte, cells in stacks.items()}
+            if key not in expanded:
+                expanded[key] = self._expand(cells)
+            following[byte] = expanded[key]
+        return following
 
     def _expand(self, cells: Iterable[Cell]) -> State:
         """Replace whatever is on top by what it begins with, until every stack has bytes on top or is empty."""

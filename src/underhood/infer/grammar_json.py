@@ -82,6 +82,7 @@ class Json:
         for name in names:
             if len(name) > LONGEST_NAME:
                 raise SchemaError(f"a name of {len(name):,} characters", where="properties", expected=f"at most {LONGEST_NAME} beside other properties")
+        names = [name for name in names if json.dumps(name, ensure_ascii=False) == f'"{name}"']  # those that can be written without escapes
         rest = self.grammar.seq(self.grammar.repeat(self.plain), self.quote)
         return self.grammar.seq(self.quote, self._unlike(sorted(set(names)), rest))
 

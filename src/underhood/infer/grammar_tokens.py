@@ -166,9 +166,10 @@ class Constraint:
 
     def _fill(self, number: int) -> None:
         """Set down where each byte leads from a state."""
-        for byte, state in self.automaton.after(self._states[number]).items():
-            following = self._number(state)
-            self._table[number, byte] = following
+        following = self.automaton.after(self._states[number])
+        numbers = {id(state): self._number(state) for state in {id(state): state for state in following.values()}.values()}  # many bytes share a state
+        for byte, state in following.items():
+            self._table[number, byte] = numbers[id(state)]
         self._filled[number] = True
 
     def _walk(self, state: State) -> Ints:
