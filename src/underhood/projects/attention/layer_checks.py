@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from underhood.base.errors import ConfigError
-from underhood.lab.check import Check, Part, check, holds, refuses
+from underhood.lab.check import Check, Part, check, holds
 from underhood.nn.attention import AttentionConfig
 from underhood.projects.attention.oracles import (
     HEADS,
@@ -21,6 +21,7 @@ from underhood.projects.attention.oracles import (
     in_heads,
     lower,
     noise,
+    refused,
     told,
     torchs,
     tried,
@@ -139,7 +140,7 @@ def check_layer_looks_across(part: Part, rng: random.Random) -> None:
         found = both(layer, x, given, context=context, mask=real[:, None, None])
         alike(found, expected, "looking at another sequence equals torch's", given=given, atol=1e-9)
     fused, says = built(part, rng, causal=False), "one matrix for q, k and v cannot look at another sequence: a context must be an error"
-    refuses(lambda: fused(x, context=context), ConfigError, says, given=told({"causal": False, "fused_qkv": True}))
+    refused(lambda: fused(x, context=context), ConfigError, says, given=told({"causal": False, "fused_qkv": True}))
 
 
 @check(

@@ -40,6 +40,17 @@ def alike(found: Any, expected: Tensor, says: str, *, given: Any = None, atol: f
         raise CheckFailed(says, given=given, expected=f"{float(b[place]):.6g} at {place}", found=f"{float(a[place]):.6g} at {place}")
 
 
+def refused(call: Callable[[], Any], error: type[Exception], says: str, *, given: Any) -> Exception:
+    """The error that ``call()`` raises, which must be an ``error``; a result in its place is not printed."""
+    try:
+        call()
+    except error as found:
+        return found
+    except Exception as other:
+        raise CheckFailed(says, given=given, expected=error.__name__, found=f"{type(other).__name__}: {other}") from other
+    raise CheckFailed(says, given=given, expected=error.__name__, found="a result")
+
+
 def equals(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors of one shape agree."""
     return a.shape == b.shape and torch.allclose(a.double(), b.double(), atol=1e-9)
