@@ -231,6 +231,19 @@ def test_special_tokens_are_never_allowed_but_the_end(bpe: BPE) -> None:
     assert c.advance(done, bpe.special[END_OF_TEXT]) == done
 
 
+def test_added_tokens_are_never_allowed(bpe: BPE) -> None:
+    """As Qwen's ``<tool_call>``, which is not called special and marks something nevertheless."""
+
+    class Added(BPE):
+        added = {"ab": 256}  # noqa: RUF012
+
+    tokenizer = Added(bpe.merges, special=bpe.special)
+    inside = [c.allowed(c.advance(c.start, bpe.encode('"')[0])) for c in (constraint({"type": "string"}, made) for made in (bpe, tokenizer))]
+    assert inside[0][256]
+    assert not inside[1][256]
+    assert torch.equal(inside[0][257:], inside[1][257:])
+
+
 def test_the_end_is_allowed_where_the_text_may_also_go_on(bpe: BPE) -> None:
     c = constraint({"type": "integer"}, bpe)
     state = c.advance(c.start, bpe.encode("1")[0])

@@ -73,13 +73,13 @@ _TREES: "weakref.WeakKeyDictionary[Tokenizer, TokenTree]" = weakref.WeakKeyDicti
 
 
 def token_texts(tokenizer: Tokenizer) -> list[bytes | None]:
-    """The bytes of every token by id; None for special tokens and for ids without a token."""
+    """The bytes of every token by id; None for special and other added tokens, which are marks and no text, and for ids without a token."""
     decode_bytes: Callable[[list[int]], bytes] | None = getattr(tokenizer, "decode_bytes", None)
-    special = set(getattr(tokenizer, "special", {}).values())
+    marks = {*getattr(tokenizer, "special", {}).values(), *getattr(tokenizer, "added", {}).values()}
 
     def text(number: int) -> bytes | None:
         try:
-            return None if number in special else decode_bytes([number]) if decode_bytes else tokenizer.decode([number]).encode()
+            return None if number in marks else decode_bytes([number]) if decode_bytes else tokenizer.decode([number]).encode()
         except TokenizerError:
             return None
 
