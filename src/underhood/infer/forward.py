@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from underhood.base.errors import ShapeError
+from underhood.infer.cache import StaticCache
 from underhood.nn.attention import LayerCache
 from underhood.nn.gpt import GPT
 from underhood.nn.positions import Learned, Positions, Rotary, Sinusoidal, rotate
@@ -48,6 +49,20 @@ def hidden_padded(model: GPT, ids: Int[Tensor, "B T"], real: Bool[Tensor, "B T"]
     mask = real[:, None, None, :] | torch.eye(ids.shape[1], dtype=torch.bool, device=ids.device)
     for block in model.blocks:
         x = block(x, mask=mask, rotate=rotation)
+    return model.norm(x)  # type: ignore[no-any-return]
+
+
+def hidden_static(model: GPT, ids: Int[Tensor, "B T"], cache: StaticCache) -> Float[Tensor, "B T C"]:
+    """The same for ``ids`` that continue what a cache of constant shape holds; its unfilled places are masked."""
+    start, T = cache.length, ids.shape[1]
+    at = torch.arange(start, start + T)
+    _require_context(model, at)
+    x = model.tokens(ids)
+    rotation = turn_at(model.positions, at, x)
+    x = add_at(model.positions, x, at.expand(ids.shape))
+    mask = cache.filled(T).expand(1, 1, T, -1)
+    for block, layer in zip(model.blocks, cache.layers, strict=True):
+        x = block(x, mask=mask, rotate=rotation, cache=layer)
     return model.norm(x)  # type: ignore[no-any-return]
 
 

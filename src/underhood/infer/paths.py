@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from underhood.infer.cache import KVCache
+from underhood.infer.cache import KVCache, RollingCache, StaticCache
 from underhood.infer.engine import context_of
-from underhood.infer.forward import hidden_padded
+from underhood.infer.forward import hidden_padded, hidden_static
 from underhood.infer.paged import PagedCache, Reach, Step, hidden_of, read_pages
 from underhood.infer.pages import BlockPool, PageTable
 from underhood.nn.flash import flash_attention
@@ -49,6 +49,27 @@ def cached(model: GPT, texts: Texts, see: See) -> None:
     """The first half at once, then token by token, keys and values kept."""
     for i, text in enumerate(texts):
         cache = KVCache(model.config.n_layer, len(text))
+        for begin, end in _halves(len(text)):
+            see(_places(i, begin, end), functools.partial(model, text[None, begin:end], cache))
+
+
+def static_cached(model: GPT, texts: Texts, see: See) -> None:
+    """As ``cached``, with keys and values of one shape from the first token to the last."""
+    for i, text in enumerate(texts):
+        cache = StaticCache(model.config.n_layer, len(text) + 3)
+        for begin, end in _halves(len(text)):
+            see(_places(i, begin, end), functools.partial(_static_logits, model, text[None, begin:end], cache))
+
+
+def _static_logits(model: GPT, ids: Tensor, cache: StaticCache) -> Tensor:
+    return model.logits(hidden_static(model, ids, cache))
+
+
+def rolling(model: GPT, texts: Texts, see: See) -> None:
+    """As ``cached``, keeping of each layer what its window can see. Raises ``ConfigError`` for a model without windows."""
+    windows = [c.attend.window for c in model.config.block_configs]
+    for i, text in enumerate(texts):
+        cache = RollingCache(windows, len(text))
         for begin, end in _halves(len(text)):
             see(_places(i, begin, end), functools.partial(model, text[None, begin:end], cache))
 
@@ -119,6 +140,8 @@ def speculative(model: GPT, texts: Texts, see: See) -> None:
 PATHS: dict[str, Path] = {
     "tiled": tiled,
     "cached": cached,
+    "static-cached": static_cached,
+    "rolling": rolling,
     "padded": padded,
     "paged": paged,
     "batched": batched,
