@@ -134,7 +134,31 @@ def paths_of(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [way for key, inner in items for way in ((*path, key), *paths_of(inner, (*path, key)))]
 
 
-ODD = [None, True, False, 0, -1, 1, 2**31, 10**40, 0.5, float("nan"), float("inf"), "", "a", "▁", "\ud800", "Sequence", "BPE", [], {}, [[]], ["a", "b"], {"a": 1}, {"type": "NFC"}]
+ODD = [
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    2**31,
+    10**40,
+    0.5,
+    float("nan"),
+    float("inf"),
+    "",
+    "a",
+    "▁",
+    "\ud800",
+    "Sequence",
+    "BPE",
+    [],
+    {},
+    [[]],
+    ["a", "b"],
+    {"a": 1},
+    {"type": "NFC"},
+]
 
 
 def damaged(shape: Any, rng: random.Random) -> bytes:

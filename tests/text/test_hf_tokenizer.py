@@ -173,6 +173,33 @@ def test_a_million_of_anything_in_time(ours: HFTokenizer, unit: str) -> None:
     assert_linear(ours, unit)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "family", "options"),
+    [
+        ("LlamaTokenizer", "llama2", {}),
+        ("LlamaTokenizer", "llama2", {"add_prefix_space": False}),
+        ("Qwen2Tokenizer", "qwen2", {}),
+        ("GPT2Tokenizer", "gpt2", {}),
+        ("GPT2Tokenizer", "gpt2", {"add_prefix_space": True}),
+    ],
+)
+def test_what_transformers_saves(kind: str, family: str, options: dict[str, bool], tmp_path: Path) -> None:
+    """The library's own classes, made from a family's vocabulary and merges."""
+    transformers = pytest.importorskip("transformers")
+    model = json.loads(document(family))["model"]
+    merges = [tuple(merge.split(" ")) for merge in model["merges"]]
+    theirs = getattr(transformers, kind)(vocab=model["vocab"], merges=merges, **options)
+    theirs.save_pretrained(tmp_path)
+    ours: Any = load_tokenizer(tmp_path)
+    assert isinstance(ours, FastBPE) == (kind == "GPT2Tokenizer" and not options)
+    rng = random.Random(16)
+    for text in (*TEXTS, *(awkward_text(our(family), rng) for _ in range(300))):
+        ids = ours.encode(text, ours.special)
+        assert theirs(text, add_special_tokens=False)["input_ids"] == ids
+        assert theirs.decode(ids, clean_up_tokenization_spaces=False) == ours.decode(ids)
+
+
 def test_gpt2s_own_files(shared_data: Path, tmp_path: Path) -> None:
     """GPT-2's vocabulary in the file that ``tokenizers`` makes of it: the family's tokenizer, the fast one and ``tokenizers`` agree."""
     folder = shared_data / "gpt2"

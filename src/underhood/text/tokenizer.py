@@ -10,6 +10,7 @@ from underhood.text.bpe import BPE
 from underhood.text.bpe_fast import FastBPE
 from underhood.text.chars import CharTokenizer
 from underhood.text.hf_tokenizer import HFTokenizer
+from underhood.text.template import read_template
 from underhood.text.tokenizer_json import read_document, vocabulary_of
 from underhood.text.vocabulary import Vocabulary
 
@@ -61,17 +62,14 @@ def encode_plain(tokenizer: Tokenizer, text: str) -> list[int]:
 
 def _plain_vocabulary(document: Mapping[str, Any], where: str) -> Vocabulary | None:
     """The vocabulary of a file whose ids follow from its merges and that asks for nothing that ``BPE`` does not do; else None."""
-    adds, decoder = document.get("post_processor"), document.get("decoder")
-    if not _is_byte_level(decoder) or not (adds is None or _is_byte_level(adds)):
+    decoder = document.get("decoder")
+    if not isinstance(decoder, dict) or decoder.get("type") != "ByteLevel":
         return None
     added = document.get("added_tokens") or []
     if not isinstance(added, list) or not all(isinstance(token, dict) and PLAIN.items() <= token.items() for token in added):
         return None
     try:
-        return vocabulary_of(document, where)
+        before, after = read_template(document.get("post_processor"), where, known=())
+        return None if before or after else vocabulary_of(document, where)
     except TokenizerError:
         return None
-
-
-def _is_byte_level(stage: Any) -> bool:
-    return isinstance(stage, dict) and stage.get("type") == "ByteLevel"
