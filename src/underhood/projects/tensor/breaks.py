@@ -38,7 +38,7 @@ BREAKS: tuple[Sabotage, ...] = (
     ),
     Sabotage(
         name="unbroadcast_averaged",
-        says="What was copied forward is averaged backward instead of summed.",
+        says="Over the axes that broadcasting adds at the left, gradients are averaged backward instead of summed; a stretched axis is still summed.",
         kind="part",
         patch=Edit(f"{TENSOR}:unbroadcast", "gradient = gradient.sum(", "gradient = gradient.mean("),
         baseline=BASELINE,

@@ -1,4 +1,7 @@
-"""What any correct tensor library satisfies, then (``checks_models``) what is built on it. The oracles are torch, closed forms and counting by hand."""
+"""What any correct tensor satisfies, then what is built on it (``checks_functions``, ``checks_models``).
+
+The oracles are torch, closed forms and counting by hand. Steps before ``backward`` are checked without it: by the pullbacks that the nodes keep.
+"""
 
 import math
 import random
@@ -9,33 +12,9 @@ from typing import Any
 import numpy as np
 
 from underhood.lab.check import Check, Part, check, close, equal, holds, refuses, runs
+from underhood.projects.tensor.checks_functions import CHECKS as FUNCTION_CHECKS
 from underhood.projects.tensor.checks_models import CHECKS as MODEL_CHECKS
-
-Arrays = list[np.ndarray[Any, Any]]
-
-
-def _arrays(rng: random.Random, *shapes: tuple[int, ...], low: float = -2, high: float = 2) -> Arrays:
-    """Random float64 arrays."""
-    return [np.array([rng.uniform(low, high) for _ in range(math.prod(shape))]).reshape(shape) for shape in shapes]
-
-
-def _same_as_torch(part: Part, says: str, ours: Callable[..., Any], theirs: Callable[..., Any], arrays: Arrays) -> None:
-    """Value and gradients of a function of some arrays, weighed so that each element of the result counts differently."""
-    import torch
-
-    tensors = [part.Tensor(a.copy(), requires_grad=True) for a in arrays]
-    references = [torch.tensor(a, requires_grad=True) for a in arrays]
-    expected = theirs(*references)
-    weights = np.cos(np.arange(expected.numel())).reshape(tuple(expected.shape))
-    shapes = [a.shape for a in arrays]
-    found = runs(partial(ours, *tensors), f"{says}: forward does not run", given=shapes)
-    close(found.data, expected, f"{says}: another value", given=shapes, rtol=1e-9, atol=1e-9)
-    runs(lambda: (found * weights).sum().backward(), f"{says}: backward does not run", given=shapes)
-    (expected * torch.tensor(weights)).sum().backward()
-    for i, (tensor, reference) in enumerate(zip(tensors, references, strict=True)):
-        holds(tensor.grad is not None, f"{says}: input {i} received no gradient", given=shapes)
-        close(tensor.grad, reference.grad, f"{says}: another gradient of input {i}", given=shapes, rtol=1e-9, atol=1e-9)
-
+from underhood.projects.tensor.compare import arrays_of, pulls_as_torch, same_as_torch
 
 PAIRS = (((3, 4), (3, 4)), ((3, 4), (4,)), ((4,), (3, 4)), ((3, 1), (1, 4)), ((2, 3, 4), (3, 1)), ((), (2, 3)), ((1, 1), (5,)), ((0, 3), (3,)))
 
@@ -79,24 +58,56 @@ def check_unbroadcast(part: Part, rng: random.Random) -> None:
     "Arithmetic",
     hints=(
         "The pullback of each operation says what the gradient of the result means for each input.",
-        "a + b passes g to both; a · b passes g · b and g · a; what comes out wider than the input must be un-broadcast.",
-        "In backward: own = unbroadcast(part, source.data.shape), then add own to what source has.",
+        "a + b passes g to both; a · b passes g · b and g · a; xᵏ passes g · k · xᵏ⁻¹, and zeros for k = 0. What comes out too wide is left so.",
+        "Tensor.result(a * b, (self, other), lambda g: (g * b, g * a)): a tuple with one gradient for each input.",
     ),
 )
 def check_arithmetic(part: Part, rng: random.Random) -> None:
-    """+ − × ÷ with broadcasting, powers and numbers on either side: values and gradients as in torch."""
+    """+ − × ÷ with broadcasting, powers, numbers and arrays on either side: values and pullbacks as in torch."""
+    import torch
+
+    _check_nodes(part)
     operators: dict[str, Callable[[Any, Any], Any]] = {
-        "+": lambda a, b: a + b,
-        "-": lambda a, b: a - b,
-        "*": lambda a, b: a * b,
-        "/": lambda a, b: a / b,
+        "a + b": lambda a, b: a + b,
+        "a − b": lambda a, b: a - b,
+        "a × b": lambda a, b: a * b,
+        "a ÷ b": lambda a, b: a / b,
     }
     for a, b in PAIRS:
-        for sign, operate in operators.items():
-            arrays = [*_arrays(rng, a), *_arrays(rng, b, low=0.5)]
-            _same_as_torch(part, f"a {sign} b", operate, operate, arrays)
-    for name, function in {"3 − x": lambda x: 3.0 - x, "2 ÷ x": lambda x: 2.0 / x, "x³": lambda x: x**3, "−x": lambda x: -x, "x⁰": lambda x: x**0}.items():
-        _same_as_torch(part, name, function, function, _arrays(rng, (3, 4), low=0.5))
+        for says, operate in operators.items():
+            pulls_as_torch(part, says, operate, operate, [*arrays_of(rng, a), *arrays_of(rng, b, low=0.5)], dtypes=False)
+    row = np.array([1.0, -2.0, 3.0], np.float32)
+    pulls_as_torch(part, "array × x", lambda x: row * x, lambda x: torch.tensor(row) * x, arrays_of(rng, (2, 3)), dtypes=False)
+    pulls_as_torch(part, "x⁰ at 0, where the slope is 0", lambda x: x**0, lambda x: x**0, [np.array([0.0, -1.5, 2.0])], dtypes=False)
+    for says, function in {"3 − x": lambda x: 3.0 - x, "2 ÷ x": lambda x: 2.0 / x, "x³": lambda x: x**3, "−x": lambda x: -x}.items():
+        pulls_as_torch(part, says, function, function, arrays_of(rng, (2, 3), low=0.5), dtypes=False)
+
+
+def _check_nodes(part: Part) -> None:
+    """What a new tensor holds, and that only what wants a gradient leaves a graph."""
+    plain = part.Tensor(np.ones((2, 3)))
+    equal(
+        (tuple(plain.shape), plain.grad, plain.requires_grad),
+        ((2, 3), None, False),
+        "a new tensor: shape, grad, requires_grad",
+        given="Tensor(np.ones((2, 3)))",
+    )
+    close(plain.data, np.ones((2, 3)), "a new tensor holds its array", given="Tensor(np.ones((2, 3)))")
+    wanted = part.Tensor(np.ones((2, 3)), requires_grad=True)
+    left, right = part.Tensor.result(np.zeros(3), (plain,), _give_back), part.Tensor.result(np.zeros(3), (plain, wanted), _give_back)
+    kept = (left.requires_grad, len(left.inputs), left.pullback is None)
+    equal(
+        kept,
+        (False, 0, True),
+        "the result of what wants no gradient: requires_grad, how many inputs, no pullback",
+        given="Tensor.result(data, (plain,), pullback)",
+    )
+    given = "Tensor.result(data, (plain, wanted), pullback), wanted with requires_grad"
+    equal((right.requires_grad, len(right.inputs), right.pullback is None), (True, 2, False), "it keeps all its inputs and its pullback", given=given)
+
+
+def _give_back(g: Any) -> tuple[Any, ...]:
+    return (g,)
 
 
 @check(
@@ -104,17 +115,28 @@ def check_arithmetic(part: Part, rng: random.Random) -> None:
     hints=(
         "A training run in float32 that quietly becomes float64 costs twice the memory and time.",
         "A plain number takes the dtype of the tensor that it meets.",
-        "np.asarray(other, self.data.dtype) for anything that is not a Tensor yet.",
+        "np.asarray(other, self.data.dtype) for anything that is not a Tensor yet. In __init__: refuse requires_grad where data.dtype.kind is not 'f'.",
     ),
 )
 def check_dtypes(part: Part, rng: random.Random) -> None:
-    """float32 stays float32, forward and backward, through numbers, powers, means and functions; integers have no gradient."""
-    x = part.Tensor(np.array([[0.5, 1.5]], np.float32), requires_grad=True)
-    y = runs(lambda: ((2 * x + 1.0) / 3 - x**2).exp().tanh().mean(), "the expression does not run")
-    runs(y.backward, "backward does not run")
-    equal(str(y.data.dtype), "float32", "the dtype of a result of float32")
-    equal(str(x.grad.dtype), "float32", "the dtype of its gradient")
-    refuses(lambda: part.Tensor(np.array([1, 2]), requires_grad=True), (ValueError, TypeError), "a gradient for integers must be refused")
+    """float32 stays float32, whatever plain numbers it meets; integers have no gradient."""
+    expressions: dict[str, Callable[[Any], Any]] = {
+        "2 * x": lambda x: 2 * x,
+        "x + 1.0": lambda x: x + 1.0,
+        "1.0 - x": lambda x: 1.0 - x,
+        "x / 3": lambda x: x / 3,
+        "3 / x": lambda x: 3 / x,
+        "x**2": lambda x: x**2,
+        "x**-0.5": lambda x: x**-0.5,
+    }
+    for dtype in ("float32", "float64"):
+        for text, expression in expressions.items():
+            x = part.Tensor(np.array([[0.5, 1.5]], dtype), requires_grad=True)
+            given = f"{text} with x = Tensor(np.array([[0.5, 1.5]], np.{dtype}))"
+            found = runs(partial(_data, expression, x), "an expression does not run", given=given)
+            equal(str(found.dtype), dtype, "another dtype", given=given)
+    given = "Tensor(np.array([1, 2]), requires_grad=True)"
+    refuses(lambda: part.Tensor(np.array([1, 2]), requires_grad=True), (ValueError, TypeError), "a gradient for integers must be refused", given=given)
 
 
 @check(
@@ -122,16 +144,16 @@ def check_dtypes(part: Part, rng: random.Random) -> None:
     hints=(
         "Each function keeps in its pullback what it needs of the forward result.",
         "exp passes g · e, log g / x, tanh g · (1 − t²), relu g where x > 0.",
-        "t = np.tanh(self.data); Tensor.result(t, (self,), lambda g: (g * (1 - t * t),))",
+        "Tensor.result(t, (self,), lambda g: (g * (1 - t * t),)) with t = np.tanh(self.data); exp: (g * e,); log: (g / x,); relu: (g * (y > 0),).",
     ),
 )
 def check_functions(part: Part, rng: random.Random) -> None:
-    """exp, log, tanh and relu: values and gradients as in torch."""
+    """exp, log, tanh and relu: values and pullbacks as in torch."""
     for name in ("exp", "tanh", "relu"):
         call = partial(_method, name)
-        _same_as_torch(part, name, call, call, _arrays(rng, (2, 5)))
+        pulls_as_torch(part, name, call, call, [np.array([rng.uniform(-2, 0), 0.0, rng.uniform(0, 2)])])
     call = partial(_method, "log")
-    _same_as_torch(part, "log", call, call, _arrays(rng, (2, 5), low=0.5))
+    pulls_as_torch(part, "log", call, call, arrays_of(rng, (3,), low=0.5))
 
 
 def _method(name: str, x: Any, *arguments: Any) -> Any:
@@ -141,36 +163,55 @@ def _method(name: str, x: Any, *arguments: Any) -> Any:
 @check(
     "Sums, products, shapes",
     hints=(
-        "A sum sends its gradient, copied, to everything that was summed; a reshaped array sends it back in the old shape.",
-        "For y = a b: the gradient of a is g bᵀ and that of b is aᵀ g, over the last two axes.",
-        "lambda g: (g @ b.swapaxes(-1, -2), a.swapaxes(-1, -2) @ g)",
+        "A sum sends its gradient, copied, to everything that was summed. Which shape does g have, and which shape must it get?",
+        "If an axis was dropped, put it back first, with size 1; with keepdims=True, or summed over everything, g broadcasts as it is.",
+        "np.broadcast_to(g if axis is None or keepdims else np.expand_dims(g, axis), shape); mean: the sum times result size ÷ input size.",
     ),
 )
-def check_products_and_shapes(part: Part, rng: random.Random) -> None:
-    """Matrix products (with leading axes), sums, means, reshape and transpose: values and gradients as in torch."""
+def check_sums_and_shapes(part: Part, rng: random.Random) -> None:
+    """Sums, means, reshape and transpose: values and pullbacks as in torch, the summed axes kept or dropped."""
+    for name in ("sum", "mean"):
+        for axis in (None, 0, -1, (0, 2)):
+            for keep in (False, True):
+                arrays = arrays_of(rng, (2, 3, 4))
+                says = f"x.{name}(axis={axis}, keepdims={keep})"
+                pulls_as_torch(part, says, partial(_reduced, name, axis, keep), partial(_torch_reduced, name, axis, keep), arrays)
+    pulls_as_torch(part, "x.reshape(2, -1)", lambda x: x.reshape(2, -1), lambda x: x.reshape(2, -1), arrays_of(rng, (3, 4)))
+    pulls_as_torch(part, "x.transpose(0, 2)", lambda x: x.transpose(0, 2), lambda x: x.transpose(0, 2), arrays_of(rng, (2, 3, 4)))
+
+
+def _reduced(name: str, axis: Any, keep: bool, x: Any) -> Any:
+    return getattr(x, name)(axis=axis, keepdims=keep)
+
+
+def _torch_reduced(name: str, axis: Any, keep: bool, x: Any) -> Any:
+    return getattr(x, name)(dim=(0, 1, 2) if axis is None else axis, keepdim=keep)
+
+
+@check(
+    "Sums, products, shapes",
+    hints=(
+        "Which entries of a does an entry of a b depend on, and with which factor?",
+        "For y = a b: the gradient of a is g bᵀ and that of b is aᵀ g, over the last two axes. Two axes at least, on both sides.",
+        "lambda g: (g @ b.swapaxes(-1, -2), a.swapaxes(-1, -2) @ g); before it: if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]: raise ShapeError(…)",
+    ),
+)
+def check_matrix_products(part: Part, rng: random.Random) -> None:
+    """Matrix products, with leading axes: values and pullbacks as in torch; below two axes, and where the sizes differ, they are refused."""
     for a, b in (((3, 4), (4, 2)), ((2, 3, 4), (4, 5)), ((2, 1, 3, 4), (5, 4, 2)), ((1, 1), (1, 1))):
-        _same_as_torch(part, "a @ b", lambda a, b: a @ b, lambda a, b: a @ b, _arrays(rng, a, b))
-    for axis in (None, 0, -1, (0, 2)):
-        for keep in (False, True):
-            arrays = _arrays(rng, (2, 3, 4))
-            _same_as_torch(part, f"sum over {axis}", partial(_sum, axis, keep), partial(_torch_sum, axis, keep), arrays)
-    _same_as_torch(part, "mean over the last axis", lambda x: x.mean(-1), lambda x: x.mean(-1), _arrays(rng, (3, 4)))
-    _same_as_torch(part, "reshape", lambda x: x.reshape(2, -1), lambda x: x.reshape(2, -1), _arrays(rng, (3, 4)))
-    _same_as_torch(part, "transpose", lambda x: x.transpose(0, 2), lambda x: x.transpose(0, 2), _arrays(rng, (2, 3, 4)))
-    square = part.Tensor(np.ones((2, 3)))
-    refuses(lambda: square @ square, ValueError, "a product of (2, 3) and (2, 3) must be refused")
+        pulls_as_torch(part, "a @ b", lambda a, b: a @ b, lambda a, b: a @ b, arrays_of(rng, a, b))
+    wrong: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = (((2, 3), (2, 3)), ((3,), (3, 2)), ((2, 3), (3,)), ((3,), (3,)))
+    for left, right in wrong:
+        product = partial(_product, part.Tensor(np.ones(left)), part.Tensor(np.ones(right)))
+        refuses(product, ValueError, "shapes that are not (…, n, k) @ (…, k, m) must be refused", given=f"{left} @ {right}")
+
+
+def _product(a: Any, b: Any) -> Any:
+    return a @ b
 
 
 def _data(function: Callable[..., Any], *arguments: Any) -> Any:
     return function(*arguments).data
-
-
-def _sum(axis: Any, keep: bool, x: Any) -> Any:
-    return x.sum(axis=axis, keepdims=keep)
-
-
-def _torch_sum(axis: Any, keep: bool, x: Any) -> Any:
-    return x.sum() if axis is None and not keep else x.sum(dim=axis if axis is not None else (0, 1, 2), keepdim=keep)
 
 
 @check(
@@ -182,107 +223,92 @@ def _torch_sum(axis: Any, keep: bool, x: Any) -> Any:
     ),
 )
 def check_repeated_rows(part: Part, rng: random.Random) -> None:
-    """Indexing, also with a row picked twice: values and gradients as in torch."""
+    """Indexing, also with a row picked twice: values and pullbacks as in torch."""
     import torch
 
-    index = [2, 0, 2, 2]
-    _same_as_torch(part, "x[[2, 0, 2, 2]]", lambda x: x[np.array(index)], lambda x: x[torch.tensor(index)], _arrays(rng, (3, 4)))
-    _same_as_torch(part, "x[1:, 2]", lambda x: x[1:, 2], lambda x: x[1:, 2], _arrays(rng, (3, 4)))
+    rows, columns = [2, 0, 2, 2], [1, 3, 1, 0]
+    pulls_as_torch(part, "x[1:, 2]", lambda x: x[1:, 2], lambda x: x[1:, 2], arrays_of(rng, (3, 4)))
+    pulls_as_torch(part, "x[[2, 0, 2, 2]]", lambda x: x[np.array(rows)], lambda x: x[torch.tensor(rows)], arrays_of(rng, (3, 2)))
+    both, theirs = (np.array(rows), np.array(columns)), (torch.tensor(rows), torch.tensor(columns))
+    pulls_as_torch(part, "x[[2, 0, 2, 2], [1, 3, 1, 0]]", lambda x: x[both], lambda x: x[theirs], arrays_of(rng, (3, 4)))
+
+
+@check(
+    "Backward",
+    hints=(
+        "Backward starts with 1 at the result and goes through the order from its end.",
+        "Each node pulls its gradient back to its inputs; what comes out wider than an input is un-broadcast before it is added.",
+        "gradients = {self: np.ones_like(self.data)}; for node in reversed(order): … own = unbroadcast(part, source.data.shape); leaves add theirs to grad.",
+    ),
+)
+def check_backward(part: Part, rng: random.Random) -> None:
+    """From one number back to every leaf: gradients as torch has them, in the shapes and dtypes of the leaves."""
+    arrays = arrays_of(rng, (2, 3), (3, 4), (4,))
+    same_as_torch(part, "tanh(x @ w + b)", lambda x, w, b: (x @ w + b).tanh(), lambda x, w, b: (x @ w + b).tanh(), arrays)
+    for a, b in PAIRS:
+        same_as_torch(part, "a × b", lambda a, b: a * b, lambda a, b: a * b, [*arrays_of(rng, a), *arrays_of(rng, b, low=0.5)])
+    x = part.Tensor(np.array([[0.5, 1.5]], np.float32), requires_grad=True)
+    plain = part.Tensor(np.array([[2.0], [3.0]], np.float32))
+    given = "y = (c * x / 3).mean() of float32, c of shape (2, 1) without requires_grad, x of shape (1, 2)"
+    y = runs(partial(_mean_of_thirds, plain, x), "the expression does not run", given=given)
+    runs(y.backward, "backward does not run", given=given)
+    equal((tuple(x.grad.shape), str(x.grad.dtype)), ((1, 2), "float32"), "the shape and dtype of x.grad", given=given)
+    holds(plain.grad is None, "what wants no gradient gets none", given=given, expected="c.grad is None", found=plain.grad)
+    refuses((x * x).backward, ValueError, "backward from more than one number must be refused", given="(x * x).backward() with x of shape (1, 2)")
+
+
+def _mean_of_thirds(c: Any, x: Any) -> Any:
+    return (c * x / 3).mean()
 
 
 @check(
     "Backward",
     hints=(
         "A tensor that is used twice influences the result in two ways.",
-        "Keep one gradient per tensor while walking backward, and add to it whatever arrives.",
+        "Keep one gradient per tensor while walking backward, and add to it whatever arrives: with a + b, for both inputs of a sum receive the same array.",
         "gradients[source] = gradients[source] + own if source in gradients else own",
     ),
 )
 def check_shared_tensors(part: Part, rng: random.Random) -> None:
-    """Where ways meet, gradients add; a second backward adds to the leaves; a chain may be 5,000 long."""
-
-    def twice(x: Any) -> Any:
-        a = x * x
-        return a * (a + x.tanh())
-
-    _same_as_torch(part, "x²·(x² + tanh x)", twice, twice, _arrays(rng, (2, 3)))
-    x = part.Tensor(np.array([rng.uniform(1, 2)]), requires_grad=True)
-    y = (x * x).sum()
-    runs(y.backward, "backward does not run")
-    runs(y.backward, "a second backward does not run")
-    close(x.grad, 4 * x.data, "two backwards through x² leave twice the slope 2x", given=x.data)
+    """Where ways meet, gradients add, and no other tensor's with them; a second backward adds to the leaves; a chain may be 3,000 long."""
+    for says, function in SHARED.items():
+        same_as_torch(part, says, function, function, arrays_of(rng, (2,), (2,), (2,)))
+    x, w = (part.Tensor(np.array([rng.uniform(1, 2)]), requires_grad=True) for _ in range(2))
+    y = (x * x + (x + w)).sum()
+    for times in (1, 2):
+        given = f"y = x² + (x + w) at x = {x.data}; y.backward(), {times} times"
+        runs(y.backward, "backward does not run", given=given)
+        close((x.grad, w.grad), (times * (2 * x.data + 1), [times]), f"{times} times the slopes 2x + 1 and 1", given=given)
+    _check_order(part)
     deep = x
-    for _ in range(5_000):
+    for _ in range(3_000):
         deep = deep + 1.0
     x.grad = None
-    runs(deep.backward, "backward through a chain of 5,000 additions")
-    close(x.grad, [1.0], "the gradient at the far end of the chain")
+    runs(deep.backward, "backward does not run", given="a chain of 3,000 additions")
+    close(x.grad, [1.0], "the gradient at the far end of the chain", given="a chain of 3,000 additions")
 
 
-@check(
-    "Softmax",
-    hints=(
-        "exp of 89 is more than float32 can hold.",
-        "Adding the same number to every logit changes no probability: subtract the largest first.",
-        "shifted = logits - logits.data.max(axis=-1, keepdims=True)",
-    ),
-)
-def check_softmax(part: Part, rng: random.Random) -> None:
-    """Softmax and log-softmax as in torch, also for logits of a thousand in float32."""
-    import torch
-
-    for shape in ((5,), (3, 4), (2, 3, 4), (3, 1)):
-        _same_as_torch(part, "softmax", part.softmax, lambda x: torch.softmax(x, -1), _arrays(rng, shape))
-        _same_as_torch(part, "log_softmax", part.log_softmax, lambda x: torch.log_softmax(x, -1), _arrays(rng, shape))
-    large = np.array([[1000.0, 998.0, -1000.0], [-3e4, 0.0, 3e4]], np.float32)
-    with np.errstate(all="ignore"):
-        for name, ours, theirs in (("softmax", part.softmax, torch.softmax), ("log_softmax", part.log_softmax, torch.log_softmax)):
-            found = runs(partial(_data, ours, part.Tensor(large)), f"{name} of large logits does not run", given=large)
-            close(found, theirs(torch.tensor(large), -1), f"{name} of large logits", given=large, rtol=1e-5)
+SHARED: dict[str, Callable[[Any, Any, Any], Any]] = {
+    "a·(a + tanh b)·w": lambda a, b, w: a * (a + b.tanh()) * w,
+    "((a + b) + a)·w": lambda a, b, w: ((a + b) + a) * w,
+    "(a + (a + b))·w": lambda a, b, w: (a + (a + b)) * w,
+    "(a + a + b + b)·w": lambda a, b, w: (a + a + b + b) * w,
+}
 
 
-@check(
-    "Cross-entropy",
-    hints=(
-        "The loss is the mean of −log p, where p is the probability that the model gave to what came.",
-        "Never take the log of a probability that has underflowed to 0: pick from log_softmax instead.",
-        "picked = log_softmax(logits)[np.arange(B), targets]; return -picked.mean()",
-    ),
-)
-def check_cross_entropy(part: Part, rng: random.Random) -> None:
-    """Value and gradient as in torch; a target that is 200 below the top costs 200, not infinity."""
-    import torch
-
-    targets = np.array([rng.randrange(5) for _ in range(4)])
-    arrays = _arrays(rng, (4, 5))
-    ours, theirs = partial(_with_targets, part.cross_entropy, targets), partial(_with_targets, torch.nn.functional.cross_entropy, torch.tensor(targets))
-    _same_as_torch(part, "cross_entropy", ours, theirs, arrays)
-    for dtype, gap in ((np.float32, 200.0), (np.float64, 2000.0)):
-        logits = part.Tensor(np.array([[0.0, gap]], dtype), requires_grad=True)
-        with np.errstate(all="ignore"):
-            loss = runs(partial(part.cross_entropy, logits, np.array([0])), "an unlikely target does not run", given=gap)
-            runs(loss.backward, "backward from an unlikely target does not run", given=gap)
-        close(loss.data, gap, f"the loss of a target {gap:g} below the top, in {np.dtype(dtype)}", given=gap, rtol=1e-5)
-        close(logits.grad, [[-1.0, 1.0]], "its gradient: all probability is in the wrong place", given=gap, rtol=1e-5)
+def _check_order(part: Part) -> None:
+    """Each once, inputs first, the result last, and none that wants no gradient."""
+    x, c = part.Tensor(np.ones(2), requires_grad=True), part.Tensor(np.ones(2))
+    nodes = {"x": x, "a": (a := x * x), "b": (b := a * c), "s": (s := b + a), "y": a * s}
+    uses = {"a": "x", "b": "a", "s": "ba", "y": "as"}
+    names = {id(node): name for name, node in nodes.items()}
+    order = runs(lambda: list(nodes["y"].topological_order()), "topological_order does not run", given=ORDERED)
+    found = "".join("c" if node is c else names.get(id(node), "?") for node in order)
+    right = sorted(found) == sorted(nodes) and all(found.index(i) < found.index(name) for name, inputs in uses.items() for i in inputs)
+    holds(right, "the order: each once, inputs before what uses them, only what wants a gradient", given=ORDERED, expected="x a b s y", found=" ".join(found))
 
 
-def _with_targets(function: Callable[..., Any], targets: Any, logits: Any) -> Any:
-    return function(logits, targets)
-
-
-@check(
-    "Cross-entropy",
-    hints=(
-        "What does array[-1] mean in Python?",
-        "A target of −1 silently means the last character; refuse whatever is not among the V characters.",
-        "if targets.min() < 0 or targets.max() >= V: raise ShapeError(…)",
-    ),
-)
-def check_refuses_wrong_targets(part: Part, rng: random.Random) -> None:
-    """Targets outside the vocabulary, or none at all, are errors."""
-    logits = part.Tensor(np.zeros((2, 3)))
-    for targets in ([0, -1], [0, 3], [0]):
-        refuses(partial(part.cross_entropy, logits, np.array(targets)), (ValueError, IndexError), "targets that do not fit must be refused", given=targets)
+ORDERED = "a = x·x; b = a·c; s = b + a; y = a·s; c wants no gradient"
 
 
 CHECKS: tuple[Check, ...] = (
@@ -291,11 +317,11 @@ CHECKS: tuple[Check, ...] = (
     check_arithmetic,
     check_dtypes,
     check_functions,
-    check_products_and_shapes,
+    check_sums_and_shapes,
+    check_matrix_products,
     check_repeated_rows,
+    check_backward,
     check_shared_tensors,
-    check_softmax,
-    check_cross_entropy,
-    check_refuses_wrong_targets,
+    *FUNCTION_CHECKS,
     *MODEL_CHECKS,
 )
