@@ -44,7 +44,7 @@ class Watcher:
     def estimate(self) -> str:
         """What is about to be run and how long it should take."""
         if self.done == self.total:
-            return f"All {self.total} arms are measured already; nothing to run."
+            return f"All {self.total} arms are measured already, by an earlier run; nothing to run."
         kept = f" ({self.done} are measured already)" if self.done else ""
         return f"{self.total} arms{kept} on {self.workers} workers: about {duration(self.seconds)}."
 

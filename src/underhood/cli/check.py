@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from underhood.workbench.judge import Outcome
 
 POLL_SECONDS = 0.4
-SHOWN = 700  # characters of a value
+DETAILED = 8  # failures that --all explains; the rest are named
 SIGNS = {"holds": "✓", "wrong": "✗", "not written": "·", "borrowed": "✗", "stopped": "✗"}
-WORDS = {"wrong": "does not hold", "not written": "is not written yet", "borrowed": "is borrowed", "stopped": "was stopped"}
+WORDS = {"wrong": "does not hold", "borrowed": "is borrowed", "stopped": "was stopped"}
 
 
 def command(
@@ -63,17 +63,16 @@ def _once(project: "Project", path: Path, everything: bool, as_json: bool) -> bo
     try:
         report = check_file(project, path, everything=everything)
     except Unusable as error:
-        place = f"{path.name}, line {error.line}" if error.line else path.name
         if as_json:
             print_json({"project": project.slug, "file": str(path), "unusable": str(error), "line": error.line})
         else:
-            print(paragraph(f"{place}: the file cannot be run: {error}"))
+            print(paragraph(error.of(path)))
         return False
     note(report)
     if as_json:
         print_json(plain(report))
     else:
-        _say(report)
+        _say(report, everything)
     return report.good
 
 
@@ -81,7 +80,7 @@ def plain(report: "Report") -> dict[str, Any]:
     """A report as JSON."""
     checks = [
         {"name": o.check.name, "step": s.title, "state": o.state}
-        | ({k: _text(getattr(o, k)) for k in ("says", "given", "expected", "found", "place", "printed")} if o.state != "holds" else {})
+        | ({"says": o.says, "given": "", "expected": "", "found": "", **_values(o), "place": o.place, "printed": o.printed} if o.state != "holds" else {})
         for s in report.steps
         for o in s.outcomes
     ]
@@ -89,7 +88,7 @@ def plain(report: "Report") -> dict[str, Any]:
     return {**facts, "changed": list(report.changed), "known_break": bool(report.matches), "checks": checks}
 
 
-def _say(report: "Report") -> None:
+def _say(report: "Report", everything: bool) -> None:
     from underhood.cli.console import paragraph
 
     slug = report.project.slug
@@ -98,11 +97,13 @@ def _say(report: "Report") -> None:
     for step in report.steps:
         print(f"{'·' if step.open else '✓'} {step.title}")
         for outcome in step.outcomes:
-            print(f"    {SIGNS[outcome.state]} {outcome.check.name.replace('_', ' ')}")
-    problem = report.next
-    if problem is not None:
-        print()
-        _explain(problem)
+            print(f"    {SIGNS[outcome.state]} {_plain(outcome.check.name)}")
+    if report.next is not None:
+        for problem in _to_explain(report, everything):
+            print()
+            _explain(problem)
+        if everything:
+            _name_the_rest(report)
         _advise(report)
     else:
         print(paragraph(f"All {report.total} checks hold, on the fixed inputs and on fresh ones (seed {report.again})."))
@@ -121,26 +122,64 @@ def _say_changed(report: "Report") -> None:
         print("\n" + "\n".join(f"    {line}" for line in stub_of(report.project, name).splitlines()) + "\n")
 
 
+def _to_explain(report: "Report", everything: bool) -> "list[Outcome]":
+    """The first failure; under --all each that is more than a part not written."""
+    assert report.next is not None
+    failed = [o for o in report.outcomes if o.state != "holds" and (o is report.next or o.state != "not written")]
+    return failed[:DETAILED] if everything else failed[:1]
+
+
+def _name_the_rest(report: "Report") -> None:
+    """The failures that were not explained, in two lines at most."""
+    from underhood.cli.console import paragraph
+
+    told = {o.check.name for o in _to_explain(report, everything=True)}
+    left = [o for o in report.outcomes if o.state != "holds" and o.check.name not in told]
+    for words, some in (("Not written yet", True), ("Further ones that do not hold", False)):
+        if names := [_plain(o.check.name) for o in left if (o.state == "not written") is some]:
+            print("\n" + paragraph(f"{words}: {', '.join(names)}."))
+
+
 def _explain(outcome: "Outcome") -> None:
     """The failing input, what was expected and found, in the words of the check."""
     from underhood.cli.console import paragraph
 
-    print(paragraph(f"{outcome.check.name.replace('_', ' ')} {WORDS[outcome.state]}."))
-    if outcome.state == "not written" and not outcome.printed:
-        print(paragraph(str(outcome.found or outcome.says).replace("NotWritten: ", ""), indent="  "))
-        return
-    print(paragraph(outcome.says, indent="  "))
-    for name in ("given", "expected", "found"):
-        value = getattr(outcome, name)
-        if value is not None:
-            lines = _text(value).splitlines() or [""]
+    if outcome.state == "not written":
+        print(paragraph(_missing(outcome)))
+    else:
+        print(paragraph(f"{_plain(outcome.check.name)} {WORDS[outcome.state]}."))
+        print(paragraph(outcome.says, indent="  "))
+        for name, text in _values(outcome).items():
+            lines = text.splitlines() or [""]
             print(f"  {name + ':':10}{lines[0]}")
             print("\n".join(f"            {line}" for line in lines[1:]), end="\n" if lines[1:] else "")
-    if outcome.place:
-        print(f"  at:       {outcome.place}")
+        if outcome.place:
+            print(f"  at:       {outcome.place}")
     if outcome.printed:
         print("  it printed:")
         print("\n".join(f"    {line}" for line in outcome.printed.splitlines()[:12]))
+
+
+def _missing(outcome: "Outcome") -> str:
+    """Which part is not written, and which check waits for it."""
+    text = str(outcome.found or outcome.says).removeprefix("NotWritten: ")
+    name, _, rest = text.partition(" ")
+    if rest == "is not in the file" or (name and not rest):
+        return f"{name} {rest or 'is not written yet'}; «{_plain(outcome.check.name)}» waits for it."
+    return f"«{_plain(outcome.check.name)}» waits for a part that is not written yet: {text}"
+
+
+def _values(outcome: "Outcome") -> dict[str, str]:
+    """Given, expected and found as text, each short enough to be read."""
+    from underhood.workbench.excerpt import cut, shown
+
+    expected, found = shown(outcome.expected, outcome.found)
+    texts = {"given": cut(outcome.given), "expected": expected, "found": found}
+    return {name: text for name, text in texts.items() if getattr(outcome, name) is not None}
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _advise(report: "Report") -> None:
@@ -152,21 +191,6 @@ def _advise(report: "Report") -> None:
     if report.matches:
         print(paragraph(f"This matches a known break: underhood hint {slug} tells which."))
     print(paragraph(f"{report.held} of {report.total} hold; next: {step.title.split(' · ', 1)[1].lower()} (step {step.number}). Stuck: underhood hint {slug}"))
-
-
-def _text(value: Any) -> str:
-    if hasattr(value, "detach"):
-        value = value.detach()
-    if hasattr(value, "tolist"):
-        value = _rounded(value.tolist())
-    text = str(value) if not isinstance(value, dict) else ", ".join(f"{k} = {_text(v)}" for k, v in value.items())
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]} …"
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_rounded(v) for v in value]
-    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _grade(project: "Project", tests: Path, as_json: bool) -> None:

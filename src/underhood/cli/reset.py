@@ -20,8 +20,5 @@ def command(project: Annotated[str, typer.Argument(metavar="PROJECT", help="Slug
     with named_os_errors(kept):
         path.rename(kept)
     write_atomic(path, starter.starter(found))
-    folder = course.need_course()
-    state = course.read_state(folder)
-    state["checks"].pop(found.slug, None)
-    course.keep_state(folder, state)
+    course.update(course.need_course(), lambda state: state["checks"].pop(found.slug, None))
     print(paragraph(f"{path} is blank again. What you had is {kept.name}."))

@@ -1,8 +1,11 @@
 """``underhood start``: the blank file of a project."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from underhood.projects.registry import Project
 
 
 def command(
@@ -14,7 +17,7 @@ def command(
     from underhood.base.files import write_atomic
     from underhood.cli.console import columns, paragraph
     from underhood.projects.registry import find_project
-    from underhood.workbench import course, starter, steps
+    from underhood.workbench import course, starter
 
     found = find_project(project)
     path = course.mine(course.need_course(), found.slug)
@@ -24,7 +27,14 @@ def command(
         )
     write_atomic(path, starter.starter(found, from_step=from_step))
     print(paragraph(f"{path}: {len(found.owns)} parts to write, about {found.lines} lines, {found.hours:g} hours."))
-    seams = steps.steps_of_seams(found)
-    rows = [(title, ", ".join(n for n, s in seams.items() if s == i)) for i, title in enumerate(steps.step_titles(found), 1)]
-    print(columns(rows, indent="  "))
+    print(columns(_steps(found), indent="  "))
     print(paragraph(f"Read: underhood read {found.slug}. Write, then: underhood check {found.slug}"))
+
+
+def _steps(project: "Project") -> list[tuple[str, str]]:
+    """Every step with what is written in it."""
+    from underhood.workbench import starter, steps
+
+    titles = steps.step_titles(project)
+    begun = {name: titles[step - 1] for name, step in steps.steps_of_seams(project).items()} | starter.later_methods(project)
+    return [(title, ", ".join(name for name, step in begun.items() if step == title) or "(checks what is there)") for title in titles]

@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import hashlib
+import json
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -85,7 +86,7 @@ def check_file(project: Project, file: Path, *, everything: bool = False, listen
             again = secrets.randbelow(2**31)
             steps = list(_steps(project, player, again, None))
         outcomes = [o for s in steps for o in s.outcomes]
-        wrong = any(o.state == "wrong" for o in outcomes) and again is None
+        wrong = again is None and next((o.state for o in outcomes if o.state != "holds"), "") == "wrong"  # what is not written yet is nobody's fault
         return Report(
             project=project,
             file=file,
@@ -114,21 +115,36 @@ def _of_step(project: Project, title: str) -> list[Check]:
 
 
 def note(report: Report) -> course.State:
-    """Write what a check found into the course's ``progress.toml``, and return what is known of the project now; nothing outside a course."""
+    """Write what a check found into the course's ``progress.toml``, and return what is known of the project now; nothing for a file that is not the course's.
+
+    Hints are counted anew when another check is open, or when it fails in another way.
+    """
     folder = course.find_course(report.file.parent)
-    if folder is None:
+    slug = report.project.slug
+    if folder is None or report.file.resolve() != course.mine(folder, slug).resolve():
         return {}
-    state = course.read_state(folder)
-    before = state["checks"].get(report.project.slug, {})
     now: course.State = {"held": report.held, "of": report.total, "file": digest(report.file)}
     if report.next is not None:
-        now |= {"open": report.next.check.name, "matches": list(report.matches)}
-        now["hints"] = before.get("hints", 0) if before.get("open") == now["open"] else 0
-    state["checks"][report.project.slug] = now
-    if report.good:
-        state["projects"].setdefault(report.project.slug, datetime.datetime.now().astimezone().date())
-    course.keep_state(folder, state)
+        now |= {"open": report.next.check.name, "failure": failure(report.next), "matches": list(report.matches)}
+
+    def change(state: course.State) -> None:
+        before = state["checks"].get(slug, {})
+        if report.next is not None:
+            now["hints"] = before.get("hints", 0) if all(before.get(k) == now[k] for k in ("open", "failure")) else 0
+        state["checks"][slug] = now
+        if report.good:
+            state["projects"].setdefault(slug, datetime.datetime.now().astimezone().date())
+
+    course.update(folder, change)
     return now
+
+
+def failure(outcome: Outcome) -> str:
+    """What tells one failure of a check from another: its kind, the assertion, an exception's type, and the learner's line that raised it."""
+    raised = fingerprint.EXCEPTION.match(str(outcome.found)) if outcome.place else None
+    line = outcome.place.partition(": ")[2]  # the line's text: its number changes with every line above it
+    words = [outcome.state, outcome.says if outcome.state == "wrong" else "", raised[1] if raised else "", line]
+    return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:8]
 
 
 def digest(file: Path) -> str:

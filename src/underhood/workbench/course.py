@@ -1,6 +1,6 @@
 """A course folder: ``my/`` for what a learner writes and ``progress.toml`` for what is done; found from below, as git finds its own.
 
-``progress.toml`` is a plain file that its owner can read and mend; commands rewrite it whole, and keep what they do not know.
+``progress.toml`` is a plain file that its owner can read and mend; commands rewrite it whole, one at a time, and keep what they do not know.
 """
 
 import datetime
@@ -9,13 +9,16 @@ import os
 import re
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from underhood.base.errors import DataError, FileSystemError, UserError
 from underhood.base.files import named_os_errors, write_atomic
+from underhood.workbench.lock import locked
 
 PROGRESS = "progress.toml"
+LOCK = ".progress.lock"
 MINE = "my"
 NOTEBOOK = "notebook.md"
 HEADER = """\
@@ -97,6 +100,14 @@ def keep_state(course: Path, state: State) -> bool:
     return True
 
 
+def update(course: Path, change: Callable[[State], None]) -> bool:
+    """Read the state, let ``change`` alter it, and keep it, while no other command does the same. Whether it was kept."""
+    with locked(course / LOCK):
+        state = read_state(course)
+        change(state)
+        return keep_state(course, state)
+
+
 def _table(name: str, values: State) -> str:
     plain = {k: v for k, v in values.items() if not isinstance(v, dict)}
     inner = {k: v for k, v in values.items() if isinstance(v, dict)}
@@ -126,11 +137,13 @@ def done(course: Path) -> dict[str, datetime.date]:
 
 def mark_done(course: Path, slug: str, day: datetime.date) -> bool:
     """Note in ``course`` that project ``slug`` was run to its end on ``day``; the first day stays. Whether it stands there."""
-    state = read_state(course)
-    if slug in state["projects"]:
+    if slug in done(course):
         return True
-    state["projects"][slug] = day
-    return keep_state(course, state)
+
+    def change(state: State) -> None:
+        state["projects"].setdefault(slug, day)
+
+    return update(course, change)
 
 
 def mine(course: Path, slug: str) -> Path:

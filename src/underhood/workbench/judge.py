@@ -161,6 +161,10 @@ class Unusable(UserError):
         self.line, self.borrowed = line, borrowed
         super().__init__(says)
 
+    def of(self, file: Path) -> str:
+        """The sentence for a person: file, line and error."""
+        return f"{file.name}{f', line {self.line}' if self.line else ''}: the file cannot be run: {self}"
+
 
 class _Mine:
     """The learner's module in the player, as the thing whose attributes are asked for."""

@@ -88,9 +88,13 @@ class Macros:
     # ── from the source ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def source(self, seam: str, *, docstring: bool = True) -> str:
-        """The healthy source of a function or class as a block of code."""
+        """The healthy source of a function or class as a block of code; on the site, of what this chapter has its reader write, folded away."""
         text = source(seam)
-        return f"```python\n{(text if docstring else without_docstrings(text)).rstrip()}\n```"
+        block = f"```python\n{(text if docstring else without_docstrings(text)).rstrip()}\n```"
+        if self.medium != "site" or not is_own(seam, self.slug):
+            return block
+        summary = f"<summary>Our version of <code>{seam.partition(':')[2]}</code></summary>"
+        return f'<details class="ours" markdown="1">\n{summary}\n\n{block}\n\n</details>'
 
     def lines(self, seam: str) -> str:
         """How many lines of code a function or class has, without docstrings and blank lines."""
@@ -207,6 +211,12 @@ class Macros:
         return wording.number(value)
 
 
+def is_own(seam: str, slug: str) -> bool:
+    """Whether a chapter has its reader write what ``seam`` names, or the class that it stands in."""
+    module, _, name = seam.partition(":")
+    return f"{module}:{name.partition('.')[0]}" in find_project(slug).seams
+
+
 def judged_table(name: str, stored: dict[str, Any]) -> str:
     """The predictions of a record beside what was measured, as a Markdown table."""
     says = {metric: words["says"] for metric, words in stored["metrics"].items()}
@@ -256,4 +266,4 @@ def matrix_of(slug: str) -> KillMatrix:
     return kill_matrix(slug, project.checks(), project.breaks(), project.part_now)
 
 
-__all__ = ["FIGURE_STYLE", "ChapterError", "Macros", "Medium", "expand", "judged_table", "matrix_of", "project_folder", "records_folder", "said"]
+__all__ = ["FIGURE_STYLE", "ChapterError", "Macros", "Medium", "expand", "is_own", "judged_table", "matrix_of", "project_folder", "records_folder", "said"]

@@ -3,6 +3,8 @@
 import ast
 import contextlib
 import dataclasses
+import math
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,17 +19,37 @@ from underhood.workbench.checking import Report, check_file, note
 from underhood.workbench.hollow import name_of_seam
 from underhood.workbench.judge import Unusable
 
+ROUNDS = 3  # of both runs, in turn: what else the machine does is in both times
+START_TOLERANCE = 1e-4  # relative, of the first loss: more than another order of adding up gives
 LONGER, SPARE = 12, 60.0  # a run may take so many times what it states, and so many seconds more
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plugged:
-    """The reference's arm and the learner's, with the seams that the run really used."""
+    """The reference's arm and the learner's, the seams that the run really used and those that it did not reach, and both times of every round."""
 
     baseline: baselines.Baseline
     reference: Arm
     mine: Arm
     used: tuple[str, ...]
+    unused: tuple[str, ...] = ()
+    times: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        """The learner's time over the reference's, a round each, smallest first."""
+        return tuple(sorted(mine / max(reference, 1e-9) for reference, mine in self.times))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """One figure of both runs; ``agrees`` is whether they differ by less than what the baseline finds of interest, None for time and memory."""
+
+    says: str
+    reference: float | bool
+    mine: float | bool
+    smallest: float = 0.0
+    agrees: bool | None = None
 
 
 def arena(project: Project) -> baselines.Baseline:
@@ -74,16 +96,29 @@ def _is_mine(project: Project, file: Path) -> bool:
 
 
 def plug(project: Project, file: Path, folder: Path, *, seed: int = 0, listen: Listener | None = None) -> Plugged:
-    """Run the project's arena twice with ``seed``, healthy and with the learner's part bound. The checks must hold first."""
+    """Run the project's arena with ``seed``, healthy and with the learner's part bound, in turn, ``ROUNDS`` times. The checks must hold first."""
     require_good(project, file)
     baseline, patches = arena(project), binds(project, file)
     jobs = [Job(label="healthy", baseline=baseline, seeds=(seed,)), Job(label="mine", baseline=baseline, patches=patches, seeds=(seed,))]
-    store = ArmStore(folder / "arms.jsonl")
-    store.arms = {k: v for k, v in store.arms.items() if k[1] == "healthy"}  # a learner's file may have changed under its name
-    arms = run_jobs(jobs, store, listen=listen, workers=1, timeout_s=patience(baseline))
-    healthy, mine = (next(a for a in arms if a.label == label) for label in ("healthy", "mine"))
-    used = tuple(name_of_seam(p.target) for p in patches if p.target not in mine.unreached)
-    return Plugged(baseline=baseline, reference=healthy, mine=mine, used=used)
+    pairs: list[tuple[Arm, Arm]] = []
+    for _ in range(ROUNDS):
+        store = ArmStore(folder / "arms.jsonl")
+        store.arms.clear()  # a learner's file may have changed under its name, and a time of another hour is none to compare with
+        arms = run_jobs(jobs, store, listen=listen, workers=1, timeout_s=patience(baseline))
+        healthy, mine = (next(a for a in arms if a.label == label) for label in ("healthy", "mine"))
+        pairs.append((healthy, mine))
+        if mine.how != "done":
+            break
+    healthy, mine = pairs[-1]
+    names = {name_of_seam(p.target): p.target not in mine.unreached for p in patches}
+    return Plugged(
+        baseline=baseline,
+        reference=healthy,
+        mine=mine,
+        used=tuple(name for name, ran in names.items() if ran),
+        unused=tuple(name for name, ran in names.items() if not ran),
+        times=tuple((a.seconds, b.seconds) for a, b in pairs),
+    )
 
 
 def passing_parts() -> dict[str, Path]:
@@ -119,16 +154,28 @@ def all_binds(parts: Mapping[str, Path]) -> tuple[Bind, ...]:
     return tuple(bind for slug, file in parts.items() for bind in binds(find_project(slug), file))
 
 
-def figures(plugged: Plugged) -> list[tuple[str, Any, Any]]:
-    """Rows (what, reference, mine): every figure that both arms have, then time and memory."""
-    rows: list[tuple[str, Any, Any]] = []
-    for name, metric in plugged.baseline.metrics.items():
+def figures(plugged: Plugged) -> list[Row]:
+    """Every figure that both arms have, those of the start first, then time and memory."""
+    rows = []
+    for name, metric in sorted(plugged.baseline.metrics.items(), key=lambda m: not m[0].startswith("first_")):
         if name in plugged.reference.figures and name in plugged.mine.figures:
-            rows.append((metric.says, plugged.reference.figures[name], plugged.mine.figures[name]))
-    rows.append(("seconds", plugged.reference.seconds, plugged.mine.seconds))
+            a, b = plugged.reference.figures[name], plugged.mine.figures[name]
+            near = max(metric.smallest, metric.tolerance * abs(a))
+            rows.append(Row(says=metric.says, reference=a, mine=b, smallest=near, agrees=a == b if isinstance(a, bool) else abs(a - b) <= near))
+    seconds = [statistics.median(times) for times in zip(*plugged.times, strict=True)]
+    rows.append(Row(says=f"seconds a run, without its start (median of {len(plugged.times)})", reference=seconds[0], mine=seconds[1]))
     if (tokens := tokens_of(plugged.baseline.config)) is not None:
-        rows.append(("trained tokens per second of the whole run", tokens / plugged.reference.seconds, tokens / max(plugged.mine.seconds, 1e-9)))
-    return [*rows, ("peak memory (MB)", plugged.reference.peak_mb, plugged.mine.peak_mb)]
+        speeds = [tokens / max(s, 1e-9) for s in seconds]
+        rows.append(Row(says="trained tokens a second, of the whole run", reference=speeds[0], mine=speeds[1]))
+    return [*rows, Row(says="peak memory of the process (MB)", reference=plugged.reference.peak_mb, mine=plugged.mine.peak_mb)]
+
+
+def starts(plugged: Plugged) -> tuple[float, float] | None:
+    """The first loss of both curves, where they have one and it differs by more than rounding."""
+    first = [next((v for point in arm.curve[:1] for k, v in point.items() if "loss" in k), None) for arm in (plugged.reference, plugged.mine)]
+    if first[0] is None or first[1] is None or math.isclose(first[0], first[1], rel_tol=START_TOLERANCE):
+        return None
+    return first[0], first[1]
 
 
 def tokens_of(config: Any) -> int | None:

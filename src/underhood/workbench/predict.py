@@ -82,6 +82,28 @@ def right(guess: Guess, found: str) -> bool:
     return bool(guess.direction) and guess.direction.replace("much ", "") == found.replace("much ", "")
 
 
+def verdict(asked: Question, guess: Guess, found: str) -> str:
+    """The reader's own prediction, judged: its direction, and its number against the measured interval."""
+    said = [f"Your direction, {guess.direction}, is {'right' if right(guess, found) else 'wrong'}."] if guess.direction else []
+    if guess.number is None:
+        return " ".join(said)
+    effect, mine = asked.judgement["effect"], f"Your number, {wording.number(guess.number)},"
+    if effect is None:
+        return " ".join([*said, f"{mine} has nothing to be held against: this holds or does not."])
+    if effect["low"] is None:
+        return " ".join([*said, f"{mine} stands beside {wording.signed(effect['mean'])}: too few seeds for an interval."])
+    least, most = _sizes(effect["low"], effect["high"])
+    size = abs(guess.number)
+    place = "lies in" if least <= size <= most else "is smaller than all of" if size < least else "is larger than all of"
+    return " ".join([*said, f"{mine} {place} the measured interval ({wording.number(least)} to {wording.number(most)})."])
+
+
+def _sizes(low: float, high: float) -> tuple[float, float]:
+    """The interval of the size of a change, whichever way it goes."""
+    sizes = sorted((abs(low), abs(high)))
+    return (0.0 if low <= 0 <= high else sizes[0]), sizes[1]
+
+
 def direction(text: str) -> str:
     """A typed answer as one of ``DIRECTIONS``: by number or by its beginning; "" for anything else."""
     word = text.strip().lower()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from underhood.base.errors import UnknownName
 from underhood.workbench import maths
 from underhood.workbench.chapter import Chapter, headings, load_chapter
-from underhood.workbench.macros import expand
+from underhood.workbench.macros import expand, is_own
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -20,19 +20,41 @@ if TYPE_CHECKING:
 
 WIDEST = 110  # columns; longer lines are hard to read
 GLOSSARY = "glossary"
+INDENT = "  "  # of code
 CODE = re.compile(r"^(?P<fence>`{3,})[^\n]*\n.*?^(?P=fence)[ \t]*$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
+SOURCE = re.compile(r'\{\{ *source\("([^"]+)".*?\) *\}\}')
+SOURCES = re.compile(rf"{SOURCE.pattern}(?:\s*{SOURCE.pattern})*")
 TAG = re.compile(r"</?(?:br|wbr|p|div|span)\b[^>]*>")
 
 
 def chapter_text(slug: str, name: str = "") -> str:
     """A chapter as Markdown for the terminal, whole or one of its sections. Raises ``UnknownName`` for a section that is not there."""
     chapter = load_chapter(slug)
-    return _for_terminal(_section(chapter, name) if name else chapter.text, slug, "chapter.md")
+    return _for_terminal(_folded(_section(chapter, name) if name else chapter.text, slug), slug, "chapter.md")
 
 
 def answers_text(slug: str) -> str:
-    """The model answers as Markdown for the terminal."""
-    return _for_terminal(load_chapter(slug).answers, slug, "answers.md")
+    """The model answers as Markdown for the terminal, and our version of the parts that the chapter has its reader write."""
+    chapter = load_chapter(slug)
+    return f"{_for_terminal(chapter.answers, slug, 'answers.md')}\n\n## Our version\n\n{_bare(expand(_ours(chapter), slug, 'terminal'))}"
+
+
+def _ours(chapter: Chapter) -> str:
+    """The macros that a chapter folds away, in its order."""
+    return "\n\n".join(m[0] for m in SOURCE.finditer(chapter.text) if is_own(m[1], chapter.project.slug))
+
+
+def _folded(text: str, slug: str) -> str:
+    """The text with a line in place of each source that its reader is to write; one line for several in a row."""
+
+    def fold(found: re.Match[str]) -> str:
+        seams = SOURCE.findall(found[0])
+        if not all(is_own(seam, slug) for seam in seams):
+            return SOURCE.sub(lambda m: fold(m) if is_own(m[1], slug) else m[0], found[0])
+        names = ", ".join(f"`{seam.partition(':')[2]}`" for seam in seams)
+        return f"*Our version of {names}: `underhood read {slug} --answers`*" + "\n" * found[0].count("\n")
+
+    return SOURCES.sub(fold, text)
 
 
 def _for_terminal(text: str, slug: str, name: str) -> str:
@@ -73,7 +95,7 @@ def render(markdown: str, width: int, *, colour: bool) -> str:
     console = Console(
         file=out, width=min(width, WIDEST), force_terminal=colour, color_system="standard" if colour else None, no_color=not colour, legacy_windows=False
     )
-    console.print(rendered(markdown if colour else _marked(markdown)))
+    console.print(rendered(markdown if colour else _marked(markdown)), crop=False)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
@@ -86,6 +108,7 @@ def rendered(markdown: str) -> "Markdown":
     """The Markdown with our look: headings to the left, code without a box, a formula indented."""
     from rich.markdown import CodeBlock, Heading, Markdown, TableElement
     from rich.padding import Padding
+    from rich.segment import Segment
     from rich.syntax import Syntax
     from rich.text import Text
 
@@ -106,7 +129,11 @@ def rendered(markdown: str) -> "Markdown":
             else:
                 known = {"output": "text", "console": "console", "": "text"}
                 syntax = Syntax(code, known.get(self.lexer_name, self.lexer_name), theme="ansi_dark", background_color="default", word_wrap=True)
-                yield Padding(syntax, (0, 0, 0, 2))
+                if options.max_width < console.width:  # in a list, which cuts what is longer than itself
+                    yield Padding(syntax, (0, 0, 0, len(INDENT)))
+                    return
+                for line in syntax.highlight(code).split("\n"):  # a line of code that is broken in two cannot be pasted
+                    yield from (Segment(INDENT), *line.render(console), Segment.line())
 
     class Table(TableElement):
         def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":

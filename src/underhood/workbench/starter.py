@@ -11,7 +11,7 @@ import importlib.util
 import re
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from underhood.base import errors
 from underhood.base.errors import DataError
 from underhood.projects.registry import Project
 from underhood.workbench.hollow import name_of_seam
-from underhood.workbench.steps import needed_before, step_titles, steps_of_seams
+from underhood.workbench.steps import needed_before, needs, step_titles, steps_of_seams
 
 Definition = ast.FunctionDef | ast.ClassDef
 CONTRACT = "# contract of "
@@ -91,13 +91,35 @@ def _file(project: Project, written: set[str]) -> str:
         if steps[name] > shown:
             shown = steps[name]
             parts.append(_banner(titles[shown - 1]))
-        parts.append(stub(where, node, written))
+        parts.append(stub(where, node, written, _labels(project)))
         helpers += [(module, helper) for item in _written(node, written) for helper in _private(where, item, {n for _, n in seams})]
     full = [home(m).segment(home(m).defined()[h]) for m, h in dict.fromkeys(helpers)]
     code = "\n\n\n".join([*full, *parts])
     blank = BLANK in code
     imports = _imports(project, seams, list(dict.fromkeys(helpers)), blank=blank)
     return f"{_header(project, blank=blank)}\n{imports}\n\n\n{code}\n"
+
+
+def later_methods(project: Project) -> dict[str, str]:
+    """``"Class.method"`` → the step that first needs it, for the methods in the starter that are written after their class is begun."""
+    titles, steps, known = step_titles(project), steps_of_seams(project), needs(project.slug)
+    return {n: titles[known[n].first - 1] for n in _shown_methods(project) if n in known and known[n].first > steps[n.partition(".")[0]]}
+
+
+def _labels(project: Project) -> dict[str, str]:
+    """``"Class.method"`` → its step, for classes whose methods are not all of one step."""
+    titles, steps, later = step_titles(project), steps_of_seams(project), later_methods(project)
+    several = {name.partition(".")[0] for name in later}
+    return {n: later.get(n, titles[steps[cls] - 1]) for n in _shown_methods(project) if (cls := n.partition(".")[0]) in several}
+
+
+def _shown_methods(project: Project) -> list[str]:
+    nodes = [_definition(project, name_of_seam(seam))[1] for seam in project.seams]
+    return [name for node in nodes for name in _methods(node) if _is_shown(name.partition(".")[2])]
+
+
+def _is_shown(method: str) -> bool:
+    return not method.startswith("_") or method.endswith("__")
 
 
 def _definition(project: Project, name: str) -> tuple[Home, Definition]:
@@ -146,12 +168,15 @@ def _header(project: Project, *, blank: bool) -> str:
 # ── stubs ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def stub(where: Home, node: Definition, written: Iterable[str] = ()) -> str:
-    """The definition with its signature, its public docstring, and ``NotWritten`` for a body; in full where ``written`` names it."""
+def stub(where: Home, node: Definition, written: Iterable[str] = (), labels: Mapping[str, str] | None = None) -> str:
+    """The definition with its signature, its public docstring, and ``NotWritten`` for a body; in full where ``written`` names it.
+
+    ``labels``: ``"Class.method"`` → the step that a comment above it names.
+    """
     known = set(written)
     if isinstance(node, ast.FunctionDef):
         return where.segment(node) if node.name in known else _stub_function(where, node, node.name)
-    return where.segment(node) if known.issuperset(_methods(node)) else _stub_class(where, node, known)
+    return where.segment(node) if known.issuperset(_methods(node)) else _stub_class(where, node, known, labels or {})
 
 
 def _stub_function(where: Home, node: ast.FunctionDef, name: str) -> str:
@@ -164,15 +189,17 @@ def _stub_function(where: Home, node: ast.FunctionDef, name: str) -> str:
     return "\n".join([*(line for line in signature if line.strip()), *docstring, f'{indent}raise NotWritten("{name}")'])
 
 
-def _stub_class(where: Home, node: ast.ClassDef, written: set[str]) -> str:
+def _stub_class(where: Home, node: ast.ClassDef, written: set[str], labels: Mapping[str, str]) -> str:
     lines = where.text.splitlines()
     first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
     parts = ["\n".join([*lines[first - 1 : node.body[0].lineno - 1], *_docstring(node, " " * 4)]).rstrip()]
     for item in node.body:
         if isinstance(item, ast.FunctionDef) and f"{node.name}.{item.name}" in written:
             parts.append(where.segment(item))
-        elif isinstance(item, ast.FunctionDef) and (not item.name.startswith("_") or item.name.endswith("__")):
-            parts.append(_stub_function(where, item, f"{node.name}.{item.name}"))
+        elif isinstance(item, ast.FunctionDef) and _is_shown(item.name):
+            name = f"{node.name}.{item.name}"
+            label = f"    # step {labels[name]}\n" if name in labels else ""
+            parts.append(label + _stub_function(where, item, name))
         elif isinstance(item, (ast.Assign, ast.AnnAssign)) and not any(n.startswith("_") and not n.endswith("__") for n in _targets(item)):
             parts.append("\n".join(lines[item.lineno - 1 : item.end_lineno]))
     return "\n\n".join(parts)
