@@ -103,6 +103,20 @@ def test_a_reference_to_itself_adds_nothing() -> None:
     assert not accepts(schema, "1")
 
 
+def test_recursion_is_bounded_where_only_a_count_could_end_it() -> None:
+    """Each object holds an array of objects, which may be empty: from some depth on it is."""
+    schema = {"properties": {"k": {"type": "array", "items": {"$ref": "#"}}}, "required": ["k"]}
+    automaton = Automaton(schema_grammar(schema))
+    state, depth = automaton.start, 0
+    while ord("{") in automaton.after(state):
+        for byte in b'{"k":[':
+            state = automaton.after(state)[byte]
+        depth += 1
+        assert depth < 100
+    assert depth > 20
+    assert set(automaton.after(state)) == {ord("]")}
+
+
 UNSUPPORTED = [
     *("pattern", "format", "patternProperties", "propertyNames", "minProperties", "maxProperties", "dependentRequired", "dependentSchemas", "dependencies"),
     *("uniqueItems", "contains", "minContains", "multipleOf", "not", "if", "then", "else", "unevaluatedProperties", "$anchor", "$dynamicRef"),
