@@ -11,7 +11,7 @@ from underhood.base.errors import TokenizerError
 from underhood.text.merging import Merges
 
 REMEMBERED = 1 << 16  # words; then the memory starts afresh
-LONGEST_REMEMBERED = 1 << 10  # characters
+LONGEST_REMEMBERED = 64  # characters: strangers choose the words, and all of them together must not fill the memory
 WORTH_CUTTING = 64  # characters: below, looking for joints costs more than it saves
 
 
@@ -49,7 +49,7 @@ class WordEncoder:
     ) -> None:
         self.vocab, self.merges, self.whole, self.fuse = vocab, merges, whole, fuse
         self.unknown, self.bytes = unknown, bytes_of
-        self.pieces = Memory(self._encode_piece)
+        self.characters, self.pieces = Memory(self._spell), Memory(self._encode_piece)
         self.can_cut = self._can_cut()
 
     def encode(self, word: str) -> list[int]:
@@ -64,24 +64,22 @@ class WordEncoder:
         return self.merges.apply(self._symbols(piece))
 
     def _symbols(self, piece: str) -> list[int]:
-        """The id of each character."""
+        """The id of each character, or the ids that stand for it."""
         ids = list(map(self.vocab.get, piece))
-        return self._spelled(piece, ids) if None in ids else ids  # type: ignore[return-value]
+        if None not in ids:
+            return ids  # type: ignore[return-value]
+        if self.fuse and self.bytes is None and self.unknown is not None:
+            after = [0, *ids]
+            return [self.unknown if number is None else number for number, before in zip(ids, after, strict=False) if (number, before) != (None, None)]
+        return list(chain.from_iterable(map(self.characters.__getitem__, piece)))
 
-    def _spelled(self, piece: str, ids: list[int | None]) -> list[int]:
-        found: list[int] = []
-        after_unknown = False
-        for char, number in zip(piece, ids, strict=True):
-            if number is not None:
-                found.append(number)
-            elif self.bytes is not None:
-                found += [self.bytes[byte] for byte in char.encode()]
-            elif self.unknown is None:
-                raise TokenizerError(f"{char!r} (U+{ord(char):04X}) has no token in this vocabulary")
-            elif not (self.fuse and after_unknown):
-                found.append(self.unknown)
-            after_unknown = number is None
-        return found
+    def _spell(self, char: str) -> list[int]:
+        number = self.vocab.get(char, self.unknown if self.bytes is None else None)
+        if number is not None:
+            return [number]
+        if self.bytes is None:
+            raise TokenizerError(f"{char!r} (U+{ord(char):04X}) has no token in this vocabulary")
+        return [self.bytes[byte] for byte in char.encode()]
 
     def _can_cut(self) -> bool:
         """Whether only characters side by side in some token merge, and none that are unknown do anything together."""
@@ -95,10 +93,15 @@ class WordEncoder:
         return np.unique(_neighbours("\0".join(token for token, number in self.vocab.items() if number in made)))
 
     def _cut(self, word: str) -> Iterator[str]:
-        """``word`` in the pieces between which no merge reaches: no token holds the last character of one beside the first of the next."""
+        """``word`` in the pieces between which no merge reaches: no token holds the last character of one beside the first of the next.
+
+        Characters that each stand alone make one piece together.
+        """
         pairs, joints = _neighbours(word), self._joints
-        joined = joints[np.minimum(np.searchsorted(joints, pairs), len(joints) - 1)] == pairs if len(joints) else np.zeros(len(pairs), bool)
-        ends = [0, *(np.flatnonzero(~joined) + 1).tolist(), len(word)]
+        joined = np.zeros(len(pairs) + 2, bool)  # with the two ends of the word
+        joined[1:-1] = joints[np.minimum(np.searchsorted(joints, pairs), len(joints) - 1)] == pairs if len(joints) else False
+        apart = ~joined[1:-1] & (joined[:-2] | joined[2:])
+        ends = [0, *(np.flatnonzero(apart) + 1).tolist(), len(word)]
         return map(word.__getitem__, map(slice, ends, ends[1:]))
 
 
