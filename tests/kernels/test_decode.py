@@ -2,6 +2,8 @@
 
 import copy
 import importlib.util
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -242,3 +244,17 @@ def test_arrays_side_by_side_are_one_stretch() -> None:
     numbers = np.zeros(4 * NEAR, np.uint8)
     start = numbers.ctypes.data
     assert stretches([numbers[100:200], numbers[:90], numbers[3 * NEAR :], numbers[:0]]) == [(start, start + 200), (start + 3 * NEAR, start + 4 * NEAR)]
+
+
+def test_torch_keeps_its_number_of_threads() -> None:
+    """In a process of its own, for numba's threads start once. One that has more cores than threads would see the difference."""
+    code = """
+import torch
+torch.set_num_threads(1)
+from underhood.kernels.decode import CompiledDecoder
+from underhood.nn.gpt import GPTConfig, build_gpt
+CompiledDecoder(build_gpt(GPTConfig(vocab_size=8, context=8, n_layer=1), 0))
+print(torch.get_num_threads())
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"

@@ -39,10 +39,10 @@ def paged(requests: list[tuple[Tensor, Tensor]], block: int, seed: int) -> tuple
     return pools[0], pools[1], table
 
 
-def run(attend: Any, q: Tensor, requests: list[tuple[Tensor, Tensor]], block: int = 16, window: int = 0, seed: int = 0) -> Any:
+def run(attend: Any, q: Tensor, requests: list[tuple[Tensor, Tensor]], block: int = 16, window: int = 0, seed: int = 0, threads: int = 1) -> Any:
     keys, values, table = paged(requests, block, seed)
     out = np.empty(q.shape, np.float32)
-    attend(q.numpy(), keys, values, table, np.array([len(k) for k, _ in requests]), out, window)
+    attend(q.numpy(), keys, values, table, np.array([len(k) for k, _ in requests]), out, window, threads)
     return out
 
 
@@ -62,6 +62,7 @@ def test_a_row_has_the_same_bits_in_any_company_and_in_any_pages(attend: Any) ->
     whole = run(attend, q, requests)
     for row in range(len(LENGTHS)):
         np.testing.assert_array_equal(run(attend, q[row : row + 1], requests[row : row + 1], seed=row + 1)[0], whole[row])
+    np.testing.assert_array_equal(run(attend, q, requests, threads=2), whole)
     for block in (1, 3, 64):
         np.testing.assert_array_equal(run(attend, q, requests, block=block), whole)
 
@@ -72,7 +73,7 @@ def test_pages_may_hold_bfloat16(attend: Any) -> None:
     keys, values, table = paged(requests, 16, 0)
     halves = [torch.from_numpy(pool).bfloat16().view(torch.uint16).numpy() for pool in (keys, values)]
     out = np.empty(q.shape, np.float32)
-    attend(q.numpy(), *halves, table, np.array(LENGTHS), out, 0)
+    attend(q.numpy(), *halves, table, np.array(LENGTHS), out, 0, 1)
     np.testing.assert_array_equal(out, run(attend, q, requests))
 
 

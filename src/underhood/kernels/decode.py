@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import get_args
 
-import numba
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int, Int64
@@ -24,12 +23,12 @@ from underhood.kernels.huge import use_huge_pages
 from underhood.kernels.layer import NONE, Array
 from underhood.kernels.matvec import IDENTITY, SET, project
 from underhood.kernels.parts import Precision, matrix, read_block, read_norm, read_positions
+from underhood.kernels.threads import same_as_torch
 from underhood.nn.gpt import GPT
 
 Numbers = Float32[np.ndarray, "N *rest"]
 Whole = Int64[np.ndarray, "N"]
 Pool = tuple[Float32[np.ndarray, "blocks block G D"], Float32[np.ndarray, "blocks block G D"]]  # keys and values of a layer
-STARTED: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
 ONE_AT_A_TIME = threading.Lock()  # numba's threads serve one caller; a second would end the process where numba has no OpenMP
 
 
@@ -78,7 +77,7 @@ class CompiledDecoder:
         x = self.model.tokens.weight.detach()[ids].float()
         if self.positions is not None:
             x = x + self.positions[torch.from_numpy(at)]
-        stream, threads = x.numpy(), _threads()
+        stream, threads = x.numpy(), same_as_torch()
         with ONE_AT_A_TIME:
             for layer, (keys, values) in zip(self.layers, pools, strict=True):
                 layer.run(stream, at, table, keys, values, self.turning, threads)
@@ -88,7 +87,7 @@ class CompiledDecoder:
 
     def logits(self, hidden: Float32[np.ndarray, "N C"]) -> Float[Tensor, "N V"]:
         """``hidden`` · headᵀ, softly capped if the config says so."""
-        out, threads = np.empty((len(hidden), len(self.head)), np.float32), _threads()
+        out, threads = np.empty((len(hidden), len(self.head)), np.float32), same_as_torch()
         with ONE_AT_A_TIME:
             project(hidden, self.head, NONE, out, 0, IDENTITY, SET, threads)
         logits, cap = torch.from_numpy(out), self.config.logit_cap
@@ -183,13 +182,6 @@ class _Caches:
     def length(self) -> int:
         """Positions held."""
         return self.layers[0].length
-
-
-def _threads() -> int:
-    """As many threads as torch has, of those that numba started."""
-    threads = min(torch.get_num_threads(), STARTED)
-    numba.set_num_threads(threads)
-    return threads
 
 
 def _chosen(logits: Float[Tensor, "1 V"], past: Int[Tensor, "1 T"], config: SampleConfig, uniform: Float[Tensor, "1"]) -> int:

@@ -79,7 +79,7 @@ class Layer(NamedTuple):
         q = np.empty((N, column // D - 2 * self.kv_heads, D), np.float32)
         place(qkv, q, keys, values, table, at, *turning, *self.head_norm)
         mixed = np.empty_like(q)
-        paged_attend(q, keys, values, table, at + 1, mixed, self.window)
+        paged_attend(q, keys, values, table, at + 1, mixed, self.window, threads)
         return mixed.reshape(N, -1)
 
     def _inner(self, x: Array, threads: int) -> Array:

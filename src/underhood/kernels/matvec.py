@@ -24,16 +24,23 @@ four_by_four, one_by_four, one_by_one = tile(TILE, TILE), tile(1, TILE), tile(1,
 
 
 @compiled(parallel=True)
-def project(x, weight, bias, out, column, activation, mode, parts):
-    """Columns ``column`` … ``column`` + O - 1 of out ← f(x Wᵀ + b), shared out in ``parts``; an empty bias is none."""
-    for part in prange(parts):
-        start, stop = share(weight.shape[0], part, parts)
-        outputs(x, weight, bias, out[:, column : column + weight.shape[0]], start, stop, activation, mode)
+def project(x, weight, bias, out, column, activation, mode, threads):
+    """Columns ``column`` … ``column`` + O - 1 of out ← f(x Wᵀ + b); an empty bias is none.
+
+    With one thread no other is woken: numba's threads meet at the end of every loop, those that have nothing to do too.
+    """
+    mine = out[:, column : column + weight.shape[0]]
+    if threads == 1:
+        outputs(x, weight, bias, mine, 0, weight.shape[0], activation, mode)
+    else:
+        for part in prange(threads):
+            start, stop = share(weight.shape[0], part, threads)
+            outputs(x, weight, bias, mine, start, stop, activation, mode)
 
 
 @njit
 def share(count, part, parts):
-    """The outputs of one of ``parts`` threads: whole tiles, as even as can be."""
+    """The outputs of one of ``parts``: whole tiles, as even as can be."""
     tiles = (count + TILE - 1) // TILE
     return min(count, tiles * part // parts * TILE), min(count, tiles * (part + 1) // parts * TILE)
 

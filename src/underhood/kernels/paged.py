@@ -18,16 +18,21 @@ from underhood.kernels.simd import SUMS, compiled, number
 
 
 @compiled(parallel=True)
-def paged_attend(q, keys, values, table, lengths, out, window):
+def paged_attend(q, keys, values, table, lengths, out, window, threads):
     """out (N, H, D) ← softmax(q kᵀ/√D) v, for the first ``lengths[n]`` positions of row n.
 
     q (N, H, D) float32; keys and values (blocks, block, G, D); table (N, pages) int64: the block of each page of row n. Head h reads head h // (H/G).
     With ``window`` > 0 only the last so many positions are seen.
     """
     groups = keys.shape[2]
-    for task in prange(q.shape[0] * groups):
-        row, group = task // groups, task % groups
-        attend_group(q, keys, values, table[row], lengths[row], out, window, row, group)
+    if threads == 1:
+        for task in range(q.shape[0] * groups):
+            row, group = task // groups, task % groups
+            attend_group(q, keys, values, table[row], lengths[row], out, window, row, group)
+    else:
+        for task in prange(q.shape[0] * groups):
+            row, group = task // groups, task % groups
+            attend_group(q, keys, values, table[row], lengths[row], out, window, row, group)
 
 
 @njit
