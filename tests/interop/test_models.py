@@ -77,3 +77,10 @@ def test_what_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(CheckpointError, match=r"pytorch_model\.bin is a pickle"):
         open_model(tmp_path)
+
+
+def test_a_pulled_model_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "underhood" / "models" / "a").mkdir(parents=True)
+    save_model(model(5), tmp_path / "underhood" / "models" / "a" / "b", TOKENIZER)
+    torch.testing.assert_close(open_model("a/b")[0](IDS), model(5)(IDS))

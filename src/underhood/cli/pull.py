@@ -7,17 +7,23 @@ import typer
 
 
 def command(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="What to fetch; without it, what there is.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="What to fetch, or a model as OWNER/MODEL; without it, what there is.")] = None,
     folder: Annotated[Path | None, typer.Option("--folder", help="Put it here instead of the cache.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Fetch a data set or weights. Run it again after an interruption: it goes on where it stopped."""
+    """Fetch a data set or weights. Run it again after an interruption: it goes on where it stopped.
+
+    OWNER/MODEL is a model on the Hugging Face hub; only its config, safetensors and tokenizer are fetched. A gated one needs a token in $HF_TOKEN.
+    """
     from underhood.cli.console import columns, print_json
     from underhood.data.pull import SOURCES, pull
 
     if name is None:
         says = {name: source.says for name, source in SOURCES.items()}
         print_json(says) if as_json else print(columns(list(says.items())))
+        return
+    if "/" in name:
+        _pull_model(name, folder, as_json)
         return
     with _Bars() as bars:
         files = pull(name, folder, bars)
@@ -27,6 +33,19 @@ def command(
     for file in files:
         print(file)
     print(f"Next: underhood sample {files[0].parent}" if name == "gpt2" else f"Next: underhood train {name if folder is None else files[0]}")
+
+
+def _pull_model(name: str, folder: Path | None, as_json: bool) -> None:
+    from underhood.cli.console import print_json
+    from underhood.data.pull_model import pull_model
+
+    with _Bars() as bars:
+        home = pull_model(name, folder, bars)
+    if as_json:
+        print_json({"name": name, "folder": str(home)})
+        return
+    print(home)
+    print(f"Next: underhood info {home}")
 
 
 class _Bars:

@@ -37,6 +37,7 @@ class Remote:
     url: str
     path: str
     sha256: str = ""
+    token: str = dataclasses.field(default="", repr=False)  # sent to the url's own host alone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +105,7 @@ def fetch(remote: Remote, path: Path, progress: Progress | None = None) -> Path:
     part, tag = path.with_name(path.name + ".part"), path.with_name(path.name + ".part.etag")
     with named_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _download(remote.url, part, tag, progress)
+        _download(remote, part, tag, progress)
         found = _sha256(part)
         if remote.sha256 and found != remote.sha256:
             part.unlink()
@@ -117,11 +118,12 @@ def fetch(remote: Remote, path: Path, progress: Progress | None = None) -> Path:
     return path
 
 
-def _download(url: str, part: Path, tag: Path, progress: Progress | None) -> None:
+def _download(remote: Remote, part: Path, tag: Path, progress: Progress | None) -> None:
     """Fill ``part``, from where it stands if the server goes on there."""
+    url = remote.url
     have = part.stat().st_size if part.exists() and tag.exists() else 0
     headers = {"Range": f"bytes={have}-", "If-Range": tag.read_text(encoding="utf-8")} if have else {}
-    with _open(url, headers) as response:
+    with open_url(url, headers, remote.token) as response:
         goes_on = response.status == http.HTTPStatus.PARTIAL_CONTENT
         have = have if goes_on else 0
         length = int(response.headers.get("Content-Length") or 0)
@@ -156,16 +158,18 @@ def _broke_off(url: str, done: int, total: int) -> NetworkError:
     return NetworkError(f"the connection broke off after {done:,}{of} bytes", where=url, remedy="Run it again: it goes on from there.")
 
 
-def _open(url: str, headers: dict[str, str]) -> Any:
+def open_url(url: str, headers: dict[str, str], token: str = "") -> Any:
     """The answer of the server; a refusal or a missing network is a ``NetworkError`` of one line."""
     request = urllib.request.Request(url, headers={"User-Agent": "underhood", **headers})
+    if token:
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
     host = urllib.parse.urlsplit(url).netloc
     try:
         return urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return _open(url, {})
+            return open_url(url, {}, token)
         raise NetworkError(f"the server answered {error.code} {error.reason}", where=url) from error
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error

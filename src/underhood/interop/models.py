@@ -10,6 +10,7 @@ import torch
 from underhood.base.config import from_plain
 from underhood.base.errors import CheckpointError, UserError
 from underhood.base.files import read_json
+from underhood.data.places import cache_folder
 from underhood.interop.gpt2 import load_gpt2
 from underhood.interop.llama import FAMILIES, load_llama
 from underhood.interop.weights import PICKLED
@@ -25,10 +26,10 @@ KNOWN = ("gpt2", *FAMILIES)
 def open_model(path: str | os.PathLike[str], *, readable: bool = False, dtype: torch.dtype = torch.float32, **changes: Any) -> tuple[GPT, Tokenizer, GPTConfig]:
     """The model (evaluation mode, in ``dtype``), its tokenizer (with ``readable`` the plain one) and its config, with ``changes`` (``kernel="sdpa"``).
 
-    ``path`` is a run folder (its latest whole checkpoint is taken), a ``step-NNNNNN`` folder in one, or a folder with ``config.json``, safetensors and a
+    ``path`` is a run folder (its latest whole checkpoint is taken), a ``step-NNNNNN`` folder in one, the name of a model that was pulled, or a folder with ``config.json``, safetensors and a
     tokenizer as transformers writes them. Raises ``CheckpointError`` naming what is missing, damaged or not of a known kind.
     """
-    path = Path(path)
+    path = place_of(path)
     if path.suffix in PICKLED and path.is_file():
         raise CheckpointError("a pickle, which runs code when opened", where=str(path), expected="a folder with safetensors")
     if not path.is_dir():
@@ -45,6 +46,12 @@ def open_model(path: str | os.PathLike[str], *, readable: bool = False, dtype: t
         raise CheckpointError("neither a run nor a model", where=str(path), expected="step-NNNNNN folders, or config.json with safetensors")
     _require_fit(model, tokenizer, path)
     return model.eval(), tokenizer, model.config
+
+
+def place_of(path: str | os.PathLike[str]) -> Path:
+    """``path`` itself, or where `underhood pull` has put the model of that name."""
+    there, pulled = Path(path), cache_folder() / "models" / path
+    return pulled if not there.exists() and pulled.is_dir() else there
 
 
 def load_weights(folder: Path, dtype: torch.dtype = torch.float32, **changes: Any) -> GPT:
