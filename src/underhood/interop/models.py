@@ -26,8 +26,8 @@ KNOWN = ("gpt2", *FAMILIES)
 def open_model(path: str | os.PathLike[str], *, readable: bool = False, dtype: torch.dtype = torch.float32, **changes: Any) -> tuple[GPT, Tokenizer, GPTConfig]:
     """The model (evaluation mode, in ``dtype``), its tokenizer (with ``readable`` the plain one) and its config, with ``changes`` (``kernel="sdpa"``).
 
-    ``path`` is a run folder (its latest whole checkpoint is taken), a ``step-NNNNNN`` folder in one, the name of a model that was pulled, or a folder with ``config.json``, safetensors and a
-    tokenizer as transformers writes them. Raises ``CheckpointError`` naming what is missing, damaged or not of a known kind.
+    ``path`` is a run folder (its latest whole checkpoint is taken), a ``step-NNNNNN`` folder in one, the name of a model that was pulled, or a folder
+    with ``config.json``, safetensors and a tokenizer as transformers writes them. Raises ``CheckpointError`` naming what is missing, damaged or not of a known kind.
     """
     path = place_of(path)
     if path.suffix in PICKLED and path.is_file():
