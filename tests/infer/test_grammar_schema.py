@@ -257,6 +257,15 @@ def test_hostile_schemas_are_refused_quickly(name: str) -> None:
     assert time.monotonic() - start < 5
 
 
+def test_depth_and_literals_have_bounds_of_their_own() -> None:
+    """Without them Python's own depth, or the length of the shortest text, would refuse most of the above."""
+    schema_grammar(nested(60))
+    with pytest.raises(SchemaError, match="64 inside each other"):
+        schema_grammar(nested(70))
+    with pytest.raises(SchemaError, match="at most 1,048,576 characters"):
+        schema_grammar({"enum": ["short", *(f"{k}" + "x" * 100_000 for k in range(11))]})
+
+
 def test_large_counts_that_need_not_be_reached_are_fine() -> None:
     assert accepts({"type": "array", "maxItems": 10**9, "items": {"type": "string", "maxLength": 10**12}}, '["a"]')
 

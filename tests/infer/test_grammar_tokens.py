@@ -259,6 +259,8 @@ def test_advance_refuses_what_is_not_allowed(bpe: BPE, token: Any) -> None:
         c.advance(c.start, bpe.special["aaa"] if token == "special" else token)
     with pytest.raises(ConstraintError):
         c.advance(c.start, bpe.encode("x")[0])
+    with pytest.raises(ConstraintError):
+        c.advance(c.start, c.end_ids[0])
 
 
 def test_a_budget_is_always_kept(bpe: BPE) -> None:
