@@ -89,5 +89,5 @@ $(VENV)/.core: pyproject.toml constraints.txt
 
 $(VENV)/.developer: $(VENV)/.core
 	@echo "Fetching the developers' tools: about 150 MB"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c $(VENV)/.constraints -e '.[dev,hf,fast,docs,notebook]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c $(VENV)/.constraints -e '.[dev,hf,fast,serve,docs,notebook]'
 	@touch $@

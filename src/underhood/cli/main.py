@@ -45,6 +45,7 @@ VERBS = {
         "verify": "every path through a model ends at the same logits",
         "export": "a model in the layout of transformers",
         "import": "a model of transformers' as a run of ours",
+        "serve": "an OpenAI-compatible API and a chat page over a model",
         "eval": "loss, perplexity, bits per byte, scores of tales",
         "pull": "fetch a data set or weights: the one command that uses the network",
     },

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from underhood.base.errors import ConfigError
-from underhood.infer.generation import Choice, Generation, TokenInfo
+from underhood.infer.generation import LATE, NOT_FINITE, Choice, Generation, TokenInfo
 from underhood.infer.paged import PagedCache, Reach, Step, hidden_of, read_pages
 from underhood.infer.pages import BlockPool, waste
 from underhood.infer.pick_rows import pick_rows
@@ -170,7 +170,7 @@ class Engine:
             choice = self.choices[request]
             tokens[request] = [info.id] if info else [0]
             if info is None:
-                choice.end("error", "the model's logits are not finite")
+                choice.end("error", NOT_FINITE)
             if info is None or not choice.take(info):
                 over.append(choice)
         done = self.scheduler.advance(plan, tokens)
@@ -213,7 +213,7 @@ class Engine:
         """End what is past its deadline."""
         now = self.clock()
         for choice in [c for c in self.choices.values() if c.asked.deadline is not None and now > c.asked.deadline]:
-            choice.end("error", "the deadline has passed")
+            choice.end("error", LATE)
             self._leave(choice)
 
 

@@ -19,6 +19,8 @@ from underhood.text.tokenizer import Tokenizer
 MOST_CHOICES = 128
 MOST_LOGPROBS = 20
 Finish = Literal["stop", "length", "error", "cancelled"]
+LATE = "the deadline has passed"
+NOT_FINITE = "the model's logits are not finite"
 
 
 class Guide(Protocol):
@@ -43,6 +45,8 @@ class Generation:
     n: int = 1
     logprobs: int | None = None  # give each token's log-probability, and so many of the likeliest beside it
     logit_bias: Mapping[int, float] = dataclasses.field(default_factory=dict)  # added to the logits of these tokens
+    presence_penalty: float = 0.0  # taken from the logit of each token that the answer holds already
+    frequency_penalty: float = 0.0  # taken as often as it holds it
     guide: Guide | None = None
     client: str = ""
     priority: float = 1.0
@@ -55,6 +59,9 @@ class Generation:
             raise ConfigError(f"found {self.logprobs}", where="logprobs", expected=f"0 … {MOST_LOGPROBS}")
         if not all(-100 <= b <= 100 for b in self.logit_bias.values()):
             raise ConfigError("a bias is out of bounds", where="logit_bias", expected="-100 … 100")
+        for field in ("presence_penalty", "frequency_penalty"):
+            if not -2 <= getattr(self, field) <= 2:
+                raise ConfigError(f"found {getattr(self, field)}", where=field, expected="-2 … 2")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +94,7 @@ class Choice:
         self.state = asked.guide.start if asked.guide else None
         self.pieces: deque[Piece] = deque()
         self.finish: Finish | None = None
-        self.on_piece: Callable[[], None] = lambda: None  # called after each new piece
+        self.on_piece: Callable[[Piece], None] = lambda piece: None  # called with each new piece
 
     def uniform(self) -> float:
         """The next random number from [0, 1); the i-th token always gets the i-th, whoever shares the batch."""
@@ -121,4 +128,4 @@ class Choice:
     def _put(self, piece: Piece) -> None:
         self.finish = piece.finish
         self.pieces.append(piece)
-        self.on_piece()
+        self.on_piece(piece)

@@ -38,7 +38,7 @@ def _alike(rows: Sequence[int], choices: Sequence[Choice]) -> dict[SampleConfig,
 
 
 def shape(logits: Float[Tensor, "V"], choice: Choice) -> Float[Tensor, "V"]:
-    """One row's logits with its biases, its penalty for repetition, and -inf where its grammar allows nothing."""
+    """One row's logits with its biases, its penalties for repetition, and -inf where its grammar allows nothing."""
     asked, request = choice.asked, choice.request
     if asked.logit_bias:
         logits = logits.clone()
@@ -46,6 +46,9 @@ def shape(logits: Float[Tensor, "V"], choice: Choice) -> Float[Tensor, "V"]:
             logits[token] += bias
     if asked.sample.repetition_penalty != 1:
         logits = _penalised(logits, request.tokens, asked.sample.repetition_penalty)
+    if asked.presence_penalty or asked.frequency_penalty:
+        written = torch.tensor(request.generated, dtype=torch.long).bincount(minlength=len(logits))
+        logits = logits - asked.presence_penalty * (written > 0) - asked.frequency_penalty * written
     if asked.guide:
         logits = logits.masked_fill(~asked.guide.allowed(choice.state, request.room), -math.inf)
     return logits

@@ -1,0 +1,97 @@
+"""A request in the engine's words."""
+
+import secrets
+from collections.abc import Sequence
+
+from underhood.infer.generation import Generation, Guide
+from underhood.infer.grammar_tokens import ANY_JSON, Constraint
+from underhood.infer.sample import SampleConfig
+from underhood.serve.errors import ApiError
+from underhood.serve.house import House
+from underhood.serve.protocol import ChatRequest, CompletionRequest, ResponseFormat, Sampling
+
+LEAST_P = 1e-9  # OpenAI's top_p may be 0, which leaves the likeliest token
+COMPLETION_TOKENS = 16  # when a completion does not say, as OpenAI's
+
+
+def completion(house: House, asked: CompletionRequest, client: str, deadline: float) -> list[Generation]:
+    """One generation a prompt. Raises ``ApiError`` and ``UserError``."""
+    if asked.max_tokens == 0 and not asked.echo:
+        raise ApiError(400, "max_tokens: with 0, only an echo is left; set echo", param="max_tokens", code="invalid_value")
+    prompts = [house.spoken.encode(p) if isinstance(p, str) else p for p in asked.prompts]
+    if len(prompts) * (asked.n or 1) > house.engine_config.max_waiting:
+        raise ApiError(400, f"{len(prompts)} prompts with n = {asked.n or 1} are more than wait here", param="n", code="invalid_value")
+    wanted = COMPLETION_TOKENS if asked.max_tokens is None else asked.max_tokens
+    seed = _seed(asked)
+    return [_generation(house, asked, p, wanted, seed=seed, client=client, deadline=deadline, logprobs=asked.logprobs) for p in prompts]
+
+
+def chat(house: House, asked: ChatRequest, client: str, deadline: float) -> Generation:
+    """The answer to a conversation. Raises ``ApiError`` and ``UserError``."""
+    if asked.top_logprobs is not None and not asked.logprobs:
+        raise ApiError(400, "top_logprobs: needs logprobs", param="top_logprobs", code="invalid_value")
+    if asked.max_tokens is not None and asked.max_completion_tokens is not None and asked.max_tokens != asked.max_completion_tokens:
+        raise ApiError(400, "max_tokens and max_completion_tokens are two names of one limit", param="max_tokens", code="invalid_value")
+    if (asked.n or 1) > house.engine_config.max_waiting:
+        raise ApiError(400, f"n: more than {house.engine_config.max_waiting} wait here", param="n", code="invalid_value")
+    wanted = asked.max_completion_tokens if asked.max_tokens is None else asked.max_tokens
+    logprobs = (asked.top_logprobs or 0) if asked.logprobs else None
+    prompt = house.dialogue.encode(asked.messages)
+    guide = guide_of(house, asked.response_format)
+    ways = {"seed": _seed(asked), "client": client, "deadline": deadline, "logprobs": logprobs}
+    return _generation(house, asked, prompt, wanted, guide=guide, stop=house.dialogue.stop, end_ids=house.dialogue.end_ids, **ways)  # type: ignore[arg-type]
+
+
+def guide_of(house: House, wanted: ResponseFormat | None) -> Guide | None:
+    """What holds the answer to a format. Raises ``SchemaError`` for a schema that cannot be kept to."""
+    if wanted is None or wanted.type == "text":
+        return None
+    if wanted.type == "json_schema" and wanted.json_schema is None:
+        raise ApiError(400, "response_format.json_schema: missing", param="response_format.json_schema", code="invalid_value")
+    schema = ANY_JSON if wanted.json_schema is None or wanted.type == "json_object" else wanted.json_schema.schema_
+    return Constraint(schema, house.tokenizer, house.dialogue.end_ids, house.model.config.vocab_size)
+
+
+def _generation(
+    house: House,
+    asked: Sampling,
+    prompt: Sequence[int],
+    wanted: int | None,
+    *,
+    seed: int,
+    client: str,
+    deadline: float,
+    logprobs: int | None,
+    guide: Guide | None = None,
+    stop: Sequence[str] = (),
+    end_ids: Sequence[int] | None = None,
+) -> Generation:
+    if not prompt:
+        raise ApiError(400, "the prompt holds no token", param="prompt", code="invalid_value")
+    sample = SampleConfig(
+        repetition_penalty=asked.repetition_penalty or 1.0,
+        temperature=1.0 if asked.temperature is None else asked.temperature,
+        top_k=asked.top_k,
+        top_p=None if asked.top_p in (None, 1) else max(asked.top_p or 0, LEAST_P),
+        min_p=asked.min_p,
+        max_tokens=house.require_room(len(prompt), wanted),
+        stop=(*asked.stops, *stop),
+        end_ids=tuple(house.dialogue.end_ids if end_ids is None else end_ids),
+    )
+    return Generation(
+        prompt=tuple(prompt),
+        sample=sample,
+        seed=seed,
+        n=asked.n or 1,
+        logprobs=logprobs,
+        logit_bias={int(token): bias for token, bias in (asked.logit_bias or {}).items()},
+        presence_penalty=asked.presence_penalty or 0.0,
+        frequency_penalty=asked.frequency_penalty or 0.0,
+        guide=guide,
+        client=client,
+        deadline=deadline,
+    )
+
+
+def _seed(asked: Sampling) -> int:
+    return secrets.randbits(63) if asked.seed is None else asked.seed

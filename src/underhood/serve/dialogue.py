@@ -1,0 +1,65 @@
+"""A conversation as the tokens that the model is to continue, and how its answer ends.
+
+Three ways, by what the model knows: its own chat template; ChatML where its tokenizer has ChatML's tokens; and for a model that was trained on plain
+text, plain text, in which each turn is a paragraph after its speaker's name.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from underhood.data.tokens import end_id
+from underhood.serve.protocol import Message
+from underhood.text.chat import ChatTemplate
+from underhood.text.chat_encode import encode_chat
+from underhood.text.tokenizer import Tokenizer, encode_plain
+
+CHATML = ("<|im_start|>", "<|im_end|>")
+ENDS = ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "<|end_of_text|>", "</s>")  # tokens that end a turn or a text in the families that are known
+SPEAKERS = {"system": "System", "user": "User", "assistant": "Assistant"}
+FORGED = re.compile(rf"(?m)^(?=({'|'.join(SPEAKERS.values())}):)")
+
+
+class Dialogue:
+    """How one model is spoken with. ``style`` is "template", "chatml" or "plain"; ``stop`` are texts that end an answer, ``end_ids`` tokens that do."""
+
+    def __init__(self, tokenizer: Tokenizer, folder: Path, end_ids: Sequence[int]) -> None:
+        special: dict[str, int] = dict(getattr(tokenizer, "special", {}))
+        self.tokenizer, self.template = tokenizer, ChatTemplate.read(folder)
+        own = self.template.origin != "default" and hasattr(tokenizer, "special")
+        self.style = "template" if own else "chatml" if set(CHATML) <= special.keys() else "plain"
+        self.stop = tuple(f"\n{name}:" for name in SPEAKERS.values()) if self.style == "plain" else ()
+        mark = end_id(tokenizer)
+        known = [special[name] for name in ENDS if name in special]
+        self.end_ids = tuple(dict.fromkeys([*end_ids, *known, *([] if mark is None else [mark])]))
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        """The tokens of the conversation up to where the answer begins. Raises ``ChatTemplateError`` and ``TokenizerError``."""
+        turns = [(SYSTEM_OF.get(m.role, m.role), m.text, m.name) for m in messages]
+        if self.style == "plain":
+            return self._plain([(role, text) for role, text, _ in turns])
+        plain = [{"role": role, "content": text, **({"name": name} if name else {})} for role, text, name in turns]
+        return encode_chat(self.tokenizer, self.template, plain)  # type: ignore[arg-type]  # one with special tokens
+
+    def _plain(self, turns: Sequence[tuple[str, str]]) -> list[int]:
+        """``User: …`` and so on, at the beginning of a document. A name at the beginning of a line in a message is moved, or it would open a turn."""
+        lines = [f"{SPEAKERS[role]}: {FORGED.sub(' ', text)}" for role, text in turns]
+        mark = end_id(self.tokenizer)
+        begin = list(getattr(self.tokenizer, "begin_ids", ())) or ([] if mark is None else [mark])
+        return begin + encode_plain(self.tokenizer, "\n".join([*lines, f"{SPEAKERS['assistant']}:"]))
+
+    def shown(self, text: str) -> str:
+        """An answer's text without the space that follows a speaker's name."""
+        return text.removeprefix(" ") if self.style == "plain" else text
+
+    @property
+    def says(self) -> str:
+        """What a person should know about it."""
+        return {
+            "template": "the model's own chat template",
+            "chatml": "ChatML: the model has its tokens and no template",
+            "plain": "plain text: the model was not trained to chat, so it continues a written dialogue",
+        }[self.style]
+
+
+SYSTEM_OF = {"developer": "system"}  # two names for one thing; most templates know the older

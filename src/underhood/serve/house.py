@@ -1,0 +1,116 @@
+"""What the handlers share: the model with all that is known of it, the engine's worker, the limits, and who is inside."""
+
+import asyncio
+import contextlib
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from fastapi import Request
+
+from underhood import __version__
+from underhood.infer.engine import Engine, context_of
+from underhood.infer.request import QueueFull
+from underhood.nn.gpt import GPT
+from underhood.serve.dialogue import Dialogue
+from underhood.serve.errors import ApiError
+from underhood.serve.metrics import Metrics
+from underhood.serve.spoken import Spoken
+from underhood.serve.worker import Worker
+from underhood.text.tokenizer import Tokenizer
+
+T = TypeVar("T")
+CLIENTS = 4096  # lines of the queue at most; who shares one waits together
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServeConfig:
+    """What the server lets in, and how long it waits."""
+
+    token: str = ""  # who does not bring it is not let in; empty: everybody is
+    hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")  # names under which it may be called, against DNS rebinding
+    any_address: bool = False  # also under any bare IP address, which no rebinding can forge
+    deadline: float = 120.0  # seconds until an answer must be complete
+    body_bytes: int = 2 * 2**20
+    body_seconds: float = 20.0  # to send a request
+    send_seconds: float = 30.0  # for a reader to take what was sent
+    deepest: int = 100  # levels of a request's JSON
+    grace: float = 10.0  # seconds that answers may go on after a request to stop
+    inside: int = 512  # requests at once, those that wait included
+
+
+class House:
+    """One served model."""
+
+    def __init__(self, engine: Engine, tokenizer: Tokenizer, dialogue: Dialogue, name: str, config: ServeConfig) -> None:
+        self.engine_config, self.model, self.tokenizer = engine.config, engine.model, tokenizer
+        self.dialogue, self.name, self.config = dialogue, name, config
+        self.spoken, self.metrics = Spoken(tokenizer), Metrics()
+        self.worker = Worker(engine, self.metrics)
+        self.created = int(time.time())
+        self.limit = min(context_of(engine.model), engine.pool.n_blocks * engine.pool.size)
+        self.fingerprint = fingerprint(engine.model, name)
+        self.scribe = ThreadPoolExecutor(1, thread_name_prefix="scribe")  # tokenizers are for one thread at a time
+        self.inside, self.draining = 0, False
+
+    @contextlib.contextmanager
+    def admit(self, model: str) -> Iterator[float]:
+        """Let a request for ``model`` in and give its deadline. Raises ``ApiError``: 404, 429 or 503."""
+        self.require_model(model)
+        if self.draining or self.worker.failed:
+            raise ApiError(503, "the server is stopping" if self.draining else "the engine failed", code="unavailable", retry_after=10)
+        if self.inside >= self.config.inside:
+            raise self.too_many()
+        self.inside += 1
+        try:
+            yield time.monotonic() + self.config.deadline
+        except QueueFull:
+            raise self.too_many() from None
+        finally:
+            self.inside -= 1
+
+    def require_model(self, model: str) -> None:
+        """Raise ``ApiError`` (404) for any other model."""
+        if model != self.name:
+            raise ApiError(404, f"the model {model[:100]!r} is not served here; {self.name!r} is", param="model", code="model_not_found")
+
+    def too_many(self) -> ApiError:
+        """As many wait as may."""
+        return ApiError(429, "too many requests wait already; try again later", code="queue_full", retry_after=2)
+
+    def client(self, request: Request, user: str | None) -> str:
+        """Whose turn it is that a request takes: one of few names, so that nobody can fill memory with names."""
+        peer = request.client.host if request.client else ""
+        digest = hashlib.blake2b(f"{peer}/{user or ''}".encode(errors="replace"), digest_size=8).digest()
+        return f"{int.from_bytes(digest, 'little') % CLIENTS}"
+
+    def require_room(self, prompt: int, wanted: int | None) -> int:
+        """How many tokens may follow a prompt of so many. Raises ``ApiError`` where they do not fit."""
+        if prompt >= self.limit + (wanted == 0):
+            message = f"the prompt has {prompt} tokens, and the model's context is {self.limit}"
+            raise ApiError(400, message, param="prompt", code="context_length_exceeded")
+        if wanted is not None and prompt + wanted > self.limit:
+            message = f"{prompt} tokens of prompt and {wanted} to come are more than the model's context of {self.limit}"
+            raise ApiError(400, message, param="max_tokens", code="context_length_exceeded")
+        return self.limit - prompt if wanted is None else wanted
+
+    async def prepared(self, work: Callable[[], T]) -> T:
+        """What ``work`` with the tokenizer makes, in a thread of its own: a long text must not stop the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self.scribe, work)
+
+
+def fingerprint(model: GPT, name: str) -> str:
+    """Names what makes the tokens: the configuration, a sample of every matrix, and this version."""
+    digest = hashlib.blake2b(f"{name}/{model.config}/{__version__}".encode(), digest_size=6)
+    for parameter in model.parameters():
+        digest.update(parameter.detach().flatten()[:64].float().numpy().tobytes())
+    return f"fp_{digest.hexdigest()}"
+
+
+def house_of(request: Request) -> House:
+    """The house that a request came to."""
+    house: House = request.app.state.house
+    return house

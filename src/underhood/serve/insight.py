@@ -1,0 +1,98 @@
+"""What a language model can be asked besides text: how likely it found each token of a prompt, and where its heads look."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from jaxtyping import Float
+from torch import Tensor
+
+from underhood.infer.engine import Engine
+from underhood.infer.generation import TokenInfo
+from underhood.nn.attention import Mixed, plain
+from underhood.nn.gpt import GPT
+from underhood.serve.errors import ApiError
+from underhood.serve.house import House, house_of
+from underhood.serve.protocol import AttentionRequest
+
+router = APIRouter()
+ROWS = 64  # logits of so many positions are held at once
+LONGEST = 96  # tokens that are looked at
+DIGITS = 4  # of a weight
+
+
+@torch.no_grad()
+def prompt_logprobs(model: GPT, prompt: Sequence[int], top: int | None) -> list[TokenInfo]:
+    """For each token of ``prompt`` its log-probability after those before it, and the ``top`` likeliest there; the first has none before it."""
+    hidden = model.hidden(torch.tensor([list(prompt)]))[0]
+    found = [TokenInfo(prompt[0])]
+    for begin in range(0, len(prompt) - 1, ROWS):
+        rows = model.logits(hidden[begin : begin + ROWS][: len(prompt) - 1 - begin]).double().log_softmax(-1)
+        if not torch.isfinite(rows).all():
+            raise ApiError(500, "the model's logits are not finite", code="generation_failed")
+        best = rows.topk(min(top or 0, rows.shape[-1]))
+        for row, token in enumerate(prompt[begin + 1 : begin + 1 + len(rows)]):
+            pairs = tuple(zip(best.indices[row].tolist(), best.values[row].tolist(), strict=True))
+            found.append(TokenInfo(token, float(rows[row, token]), pairs))
+    return found
+
+
+@torch.no_grad()
+def attention_weights(model: GPT, ids: Sequence[int], layer: int) -> Float[Tensor, "H T T"]:
+    """Where each head of a layer looks: row t holds the weights of query t over the keys 0 … t. By the plain kernel, which alone has them."""
+    with recorded(model.blocks[layer].attention) as seen:
+        model.hidden(torch.tensor([list(ids)]))
+    if len(seen) != 1:
+        raise ApiError(404, "this model's attention does not hold its weights", code="no_attention")
+    return seen[0][0]
+
+
+@contextlib.contextmanager
+def recorded(attention: Any) -> Iterator[list[Tensor]]:
+    """For the length of the scope the layer mixes with the plain kernel, and its weights are kept."""
+    seen: list[Tensor] = []
+
+    def kernel(*args: Any, **kwargs: Any) -> Mixed:
+        mixed, weights = plain(*args, **kwargs)
+        assert weights is not None
+        seen.append(weights)
+        return mixed, weights
+
+    before, attention.kernel = attention.kernel, kernel
+    try:
+        yield seen
+    finally:
+        attention.kernel = before
+
+
+@router.post("/v1/underhood/attention")
+async def attention(request: Request, asked: AttentionRequest) -> JSONResponse:
+    """The attention maps of one layer over a short text; a longer one is cut."""
+    house = house_of(request)
+    with house.admit(asked.model):
+        ids = await house.prepared(lambda: house.spoken.encode(asked.text))
+        kept = ids[: min(LONGEST, house.limit)]
+        require_layer(house, asked.layer)
+        weights = await house.worker.call(lambda engine: _maps(engine, kept, asked.layer))
+    tokens = [house.spoken.bytes_of(i).decode("utf-8", errors="replace") for i in kept]
+    config = house.model.config
+    facts = {"object": "underhood.attention", "model": house.name, "layer": asked.layer, "n_layer": config.n_layer, "n_head": config.n_head}
+    return JSONResponse({**facts, "tokens": tokens, "cut": len(ids) - len(kept), "weights": weights})
+
+
+def require_layer(house: House, layer: int) -> None:
+    """Raise ``ApiError`` for a layer that the model does not have."""
+    if layer >= house.model.config.n_layer:
+        raise ApiError(400, f"layer: the model has {house.model.config.n_layer}, numbered from 0", param="layer", code="invalid_value")
+
+
+def _maps(engine: Engine, ids: Sequence[int], layer: int) -> list[list[list[float]]]:
+    """Of each head the lower triangle, row by row."""
+    weights = attention_weights(engine.model, ids, layer).float()
+    if not torch.isfinite(weights).all():
+        raise ApiError(500, "the attention weights are not finite", code="generation_failed")
+    rounded = [[[round(w, DIGITS) for w in row[: t + 1]] for t, row in enumerate(head)] for head in weights.tolist()]
+    return rounded

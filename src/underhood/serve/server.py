@@ -1,0 +1,100 @@
+"""From a model's folder to a server that stops well: on SIGTERM or Ctrl-C it takes nothing new, finishes what runs, and ends; on a second one it ends."""
+
+import asyncio
+import logging
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import uvicorn
+
+from underhood.base.errors import ConfigError
+from underhood.infer.engine import Compiled, Engine, EngineConfig
+from underhood.interop.models import end_ids, open_model
+from underhood.nn.gpt import GPT
+from underhood.serve.app import build_app
+from underhood.serve.dialogue import Dialogue
+from underhood.serve.house import House, ServeConfig
+from underhood.serve.spoken import Spoken
+from underhood.text.tokenizer import Tokenizer
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+CONNECTIONS = 1024
+POLL = 0.05  # seconds
+
+
+def open_house(
+    folder: Path,
+    config: ServeConfig,
+    engine: EngineConfig,
+    *,
+    name: str = "",
+    dtype: str = "float32",
+    readable: bool = False,
+    compiled: bool = False,
+) -> House:
+    """Open the model in ``folder`` to serve it. ``readable``: with parts that can be replaced; ``compiled``: steps of few tokens in compiled kernels."""
+    if dtype not in DTYPES:
+        raise ConfigError(f"found {dtype!r}", where="dtype", expected=" or ".join(DTYPES))
+    changes: dict[str, Any] = {} if readable else {"kernel": "sdpa"}
+    model, tokenizer, _ = open_model(folder, readable=readable, dtype=DTYPES[dtype], **changes)
+    kernels = compiled_for(model, dtype) if compiled and not readable else None
+    return furnish(model, tokenizer, folder, config, engine, name=name, compiled=kernels)
+
+
+def furnish(
+    model: GPT, tokenizer: Tokenizer, folder: Path, config: ServeConfig, engine: EngineConfig, *, name: str = "", compiled: Compiled | None = None
+) -> House:
+    """A house around an opened model; ``folder`` may hold its chat template."""
+    home = folder.parent if folder.name.startswith("step-") else folder
+    dialogue = Dialogue(tokenizer, home, end_ids(home))
+    return House(Engine(model, Spoken(tokenizer), engine, compiled=compiled), tokenizer, dialogue, name or home.resolve().name or "model", config)
+
+
+def compiled_for(model: GPT, dtype: str) -> Compiled | None:
+    """Compiled kernels, where numba is installed and knows the model's parts."""
+    try:
+        from underhood.kernels.decode import CompiledDecoder
+
+        return CompiledDecoder(model, dtype)  # type: ignore[arg-type]
+    except (ImportError, ConfigError):
+        return None
+
+
+class Server(uvicorn.Server):
+    """uvicorn, but it lets answers finish before it closes its doors, and says 503 meanwhile."""
+
+    def __init__(self, house: House, host: str, port: int) -> None:
+        self.house = house
+        settings: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False, "proxy_headers": False, "ws": "none"}
+        limits: dict[str, Any] = {"limit_concurrency": CONNECTIONS, "timeout_keep_alive": 15, "timeout_graceful_shutdown": 2}
+        super().__init__(uvicorn.Config(build_app(house), host=host, port=port, lifespan="on", **settings, **limits))
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal asks to stop, the second one means it."""
+        if self.house.draining:
+            self.house.worker.cancel_all()
+            self.should_exit = self.force_exit = True
+        self.house.draining = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: whether to end."""
+        if self.house.draining and not self.should_exit:
+            await self.drain()
+        return await super().on_tick(counter)
+
+    async def drain(self) -> None:
+        """Let those inside finish, for as long as the grace; then give them up."""
+        logging.getLogger("underhood.serve").info("stopping: %d inside", self.house.inside)
+        end = asyncio.get_running_loop().time() + self.house.config.grace
+        while self.house.inside and not self.should_exit and asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(POLL)
+        self.house.worker.cancel_all()
+        self.should_exit = True
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        port: int = self.servers[0].sockets[0].getsockname()[1]
+        return port
