@@ -361,6 +361,13 @@ def test_the_tree_holds_every_token(bpe: BPE) -> None:
     assert [texts[node] for node in tree.node.tolist()] == [b"" if number in special else bpe.tokens[number] for number in range(bpe.vocab_size)]
 
 
+def test_halves_of_characters_that_nothing_might_finish_are_left_out() -> None:
+    tree = TokenTree([b'"', b"a", b"\xc3", b'"\xc3', b"\xc3\xa9", "ü!".encode(), None])
+    assert tree.node.astype(bool).tolist() == [True, True, False, False, True, True, False]
+    assert tree.writable == set(b'"a')
+    assert tree.characters == {"é"}
+
+
 def test_an_empty_vocabulary_is_refused() -> None:
     class Empty:
         vocab_size = 1
