@@ -18,7 +18,7 @@ from underhood.text.bpe_fast import FastBPE
 from underhood.text.hf_tokenizer import HFTokenizer
 from underhood.text.tokenizer import Tokenizer, encode_plain, load_tokenizer
 
-from .families import FAMILIES, PIECE_FAMILIES, document
+from .families import FAMILIES, PIECE_FAMILIES, added, before, document
 from .texts import AWKWARD, OLD, TEXTS, random_text
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -171,6 +171,15 @@ def test_a_million_of_one_character_in_time(name: str, char: str) -> None:
 @pytest.mark.parametrize("unit", [*RUNS, "日", "▁", "é", "<", "<|", "1", "A", "aA", " a", "mill ", "\u0301\u0323", "\u0f73"])
 def test_a_million_of_anything_in_time(ours: HFTokenizer, unit: str) -> None:
     assert_linear(ours, unit)
+
+
+@pytest.mark.parametrize("more", [{"post_processor": before("<|endoftext|>", 600)}, {"added_tokens": [added(600, "<|endoftext|>", lstrip=True)]}])
+def test_what_the_fast_one_cannot_do_is_not_given_to_it(more: dict[str, Any], tmp_path: Path) -> None:
+    """A template, or an added token with habits of its own."""
+    (tmp_path / "tokenizer.json").write_text(json.dumps(json.loads(document("gpt2")) | more), encoding="utf-8")
+    ours = load_tokenizer(tmp_path)
+    assert isinstance(ours, HFTokenizer)
+    assert_alike(ours, tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json")), "the mill  <|endoftext|> x")
 
 
 @pytest.mark.slow

@@ -73,6 +73,8 @@ def test_unknown_characters_that_fuse_are_not_cut_apart() -> None:
     assert WordEncoder(vocab, merges, unknown=1, fuse=True).encode("é" * 80 + "a" + "éé") == [1, 0, 1]
     joined = Merges([(0, 0), (1, 1)], [2, 0])  # the unknown token itself merges
     assert WordEncoder(vocab, joined, unknown=1).encode("é" * 80) == by_definition([1] * 80, joined)
+    beside = Merges([(0, 0), (1, 2)], [2, 0])  # and with a known one
+    assert WordEncoder(vocab, beside, unknown=1).encode("é" + "a" * 80) == by_definition([1, *[0] * 80], beside)
     with pytest.raises(TokenizerError, match=r"'é' \(U\+00E9\) has no token"):
         WordEncoder(vocab, merges).encode("aé")
 
