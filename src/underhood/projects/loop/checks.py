@@ -1,5 +1,8 @@
 """What any correct training loop satisfies. The oracles are torch's gradients of the big batch, closed forms and stored values."""
 
+import dataclasses
+import json
+import math
 import random
 from collections.abc import Callable
 from typing import Any
@@ -9,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from underhood.base.errors import DataError
-from underhood.lab.check import Check, Part, check, close, equal, holds, refuses, runs
+from underhood.base.errors import CheckpointError, DataError
+from underhood.base.rng import stream_seed
+from underhood.lab.alike import alike
+from underhood.lab.check import Check, CheckFailed, Part, check, close, equal, holds, refuses, runs
 from underhood.nn.dropout import Dropout, seed_dropout
 from underhood.nn.init import fan_in
 from underhood.train.loss import IGNORE
@@ -21,9 +26,14 @@ def noise(rng: random.Random, *shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(rng.getrandbits(63)), dtype=torch.float64)
 
 
-def tried(says: str, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+def tried(says: str, function: Callable[..., Any], *args: Any, given: Any = None, **options: Any) -> Any:
     """``function(*args, **options)``; an exception in it is a failed check."""
-    return runs(lambda: function(*args, **options), says)
+    try:
+        return function(*args, **options)
+    except CheckFailed:
+        raise
+    except Exception as error:
+        raise CheckFailed(says, given=given, expected="no error", found=f"{type(error).__name__}: {error}") from error
 
 
 # ── what is decayed ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -40,12 +50,14 @@ def tried(says: str, function: Callable[..., Any], *args: Any, **options: Any) -
 def check_only_matrices_decay(part: Part, rng: random.Random) -> None:
     shapes = {"tokens.weight": (9, 4), "norm.weight": (4,), "up.weight": (8, 4), "up.bias": (8,), "scale": ()}
     parameters = {name: nn.Parameter(torch.ones(shape)) for name, shape in shapes.items()}
+    given = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
     groups = tried("the groups can be made", part.decay_groups, parameters, lr=0.5, weight_decay=0.1)
+    names = sorted(name for group in groups for name in group.parameters)
+    equal(names, sorted(shapes), "every parameter stands in exactly one group", given=given)
     found = {name: group.weight_decay for group in groups for name in group.parameters}
-    equal(sorted(found), sorted(shapes), "every parameter stands in a group")
-    equal(sum(len(group.parameters) for group in groups), len(shapes), "no parameter stands in two groups")
-    equal(found, {name: (0.1 if len(shape) >= 2 else 0.0) for name, shape in shapes.items()}, "matrices decay; gains, biases and numbers do not")
-    equal({group.lr for group in groups}, {0.5}, "all groups have the given learning rate")
+    expected = {name: (0.1 if len(shape) >= 2 else 0.0) for name, shape in sorted(shapes.items())}
+    equal(dict(sorted(found.items())), expected, "matrices decay; gains, biases and numbers do not", given=given)
+    equal({group.lr for group in groups}, {0.5}, "all groups have the given learning rate", given="lr=0.5")
 
 
 # ── how it starts ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -69,12 +81,15 @@ class _Branches(nn.Module):
     ),
 )
 def check_branches_start_small(part: Part, rng: random.Random) -> None:
-    plain, scaled = _Branches(), _Branches()
+    plain = _Branches()
     tried("the weights are drawn", part.init_parameters, plain, 7, fan_in, n_layer=8, residual="plain")
-    tried("the weights are drawn", part.init_parameters, scaled, 7, fan_in, n_layer=8)
-    for name, p in plain.named_parameters():
-        factor = 0.25 if name in ("attention.output.weight", "feedforward.down.weight") else 1.0
-        close(dict(scaled.named_parameters())[name], p * factor, f"{name} after scaling for 8 blocks", given="1/√16 = 0.25 for what writes into the stream")
+    for residual, factor in (("scaled", 0.25), ("zero", 0.0)):
+        model = _Branches()
+        tried("the weights are drawn", part.init_parameters, model, 7, fan_in, n_layer=8, residual=residual)
+        for name, p in plain.named_parameters():
+            k = factor if name in ("attention.output.weight", "feedforward.down.weight") else 1.0
+            given = f'residual="{residual}", 8 blocks: what writes into the stream × {factor}, all else as drawn'
+            alike(dict(model.named_parameters())[name], p * k, f'{name}: what is drawn with residual="plain", × {k}', given=given)
 
 
 @check(
@@ -86,15 +101,21 @@ def check_branches_start_small(part: Part, rng: random.Random) -> None:
     ),
 )
 def check_each_weight_has_its_own_stream(part: Part, rng: random.Random) -> None:
-    small, large = nn.ModuleDict({"b": nn.Linear(3, 3)}), nn.ModuleDict({"a": nn.Linear(5, 5), "b": nn.Linear(3, 3)})
+    small, large = nn.ModuleDict({"b": nn.Linear(3, 3)}), nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
     for model in (small, large):
         tried("the weights are drawn", part.init_parameters, model, 3, fan_in)
-    close(large["b"].weight, small["b"].weight, "a layer in front moves no other layer's draw", given="the layer b alone, and after a layer a")
-    twins = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
-    tried("the weights are drawn", part.init_parameters, twins, 3, fan_in)
-    holds(not torch.equal(*(p for p in twins.parameters() if p.ndim == 2)), "two layers of one shape start differently")
+    drawn = dict(large.named_parameters())
+    given = "b alone, and b after a layer a of the same shape, seed 3"
+    alike(drawn["b.weight"], dict(small.named_parameters())["b.weight"], "a layer in front moves no other layer's draw", given=given)
+    equal(torch.equal(drawn["a.weight"], drawn["b.weight"]), False, "two layers of one shape start differently: are they equal?", given=given)
     tried("the weights are drawn", part.init_parameters, small, 4, fan_in)
-    holds(not torch.equal(dict(large.named_parameters())["b.weight"], dict(small.named_parameters())["b.weight"]), "another seed gives other weights")
+    same = torch.equal(drawn["b.weight"], dict(small.named_parameters())["b.weight"])
+    equal(same, False, "another seed gives other weights: are they equal?", given="b with seed 3 and with seed 4")
+    for name, p in drawn.items():
+        expected = torch.zeros(3)
+        if p.ndim == 2:
+            expected = torch.randn(3, 3, generator=torch.Generator().manual_seed(stream_seed(3, f"init/{name}"))) / math.sqrt(3)
+        alike(p, expected, f"{name} is what the scheme draws from the stream init/{name} of the seed", given="seed 3, fan_in")
 
 
 # ── accumulation ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -128,14 +149,47 @@ def _sum(table: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
 )
 def check_accumulation_equals_big_batch(part: Part, rng: random.Random) -> None:
     table, batches = _ragged(rng)
-    loss = tried("accumulation runs", part.accumulate_gradients, _sum(table), batches)
-    holds(table.weight.grad is not None, "the gradients are left in the parameters")
-    mine, table.weight.grad = table.weight.grad, None
+    given = "batches with 8, 1 and 4 targets"
     x, y = (torch.cat([b[i] for b in batches]) for i in (0, 1))
     whole = F.cross_entropy(table(x).flatten(0, 1), y.flatten(), ignore_index=IGNORE)
-    whole.backward()  # type: ignore[no-untyped-call]
-    close(mine, table.weight.grad, "the gradients are those of one big batch", given="batches with 8, 1 and 4 targets", atol=1e-12)
-    close(float(loss), float(whole.detach()), "the loss is that of one big batch", given="batches with 8, 1 and 4 targets")
+    (expected,) = torch.autograd.grad(whole, table.weight)
+    loss = tried("accumulation runs", part.accumulate_gradients, _sum(table), batches, given=given)
+    alike(_gradient(table), expected, "the gradients are those of one big batch", given=given, atol=1e-12)
+    close(float(loss.detach()), float(whole.detach()), "the loss is that of one big batch", given=given)
+    equal(loss.requires_grad, False, "the loss is detached, so that keeping it keeps no graph alive: does it require a gradient?", given=given)
+    tried("accumulation runs", part.accumulate_gradients, _sum(table), batches, given=given)
+    alike(_gradient(table), 2 * expected, "gradients that are there already are added to, not replaced", given=f"{given}, twice", atol=1e-12)
+
+
+@check(
+    "3 · Accumulation",
+    hints=(
+        "Somebody wants to move the gradients away after every small batch. When can they?",
+        "After each backward, before the next one: that is where `collect` is called, if it was given.",
+        "`loss.backward()`, then `if collect is not None: collect()`, inside the loop.",
+    ),
+)
+def check_gradients_can_be_collected(part: Part, rng: random.Random) -> None:
+    table, batches = _ragged(rng)
+    expected: list[Tensor] = []
+    collected: list[Tensor] = []
+    for x, y in batches:
+        expected += torch.autograd.grad(_sum(table)(x, y) / 13, table.weight)
+
+    def collect() -> None:
+        collected.append(_gradient(table).clone())
+
+    tried("accumulation runs with collect", part.accumulate_gradients, _sum(table), batches, collect)
+    given = "batches with 8, 1 and 4 targets, and a collect that looks at the gradient"
+    equal(len(collected), 3, "collect is called once after each backward", given=given)
+    for i, found in enumerate(collected):
+        alike(found, sum(expected[: i + 1], torch.zeros(5, 5)), f"what collect sees the {i + 1}. time: sums over 13 targets", given=given, atol=1e-12)
+
+
+def _gradient(table: nn.Embedding) -> Tensor:
+    holds(table.weight.grad is not None, "the gradients are left in the parameters", expected="a gradient", found="none")
+    assert table.weight.grad is not None
+    return table.weight.grad
 
 
 @check(
@@ -149,11 +203,30 @@ def check_accumulation_equals_big_batch(part: Part, rng: random.Random) -> None:
 def check_nothing_to_learn_is_refused(part: Part, rng: random.Random) -> None:
     table, batches = _ragged(rng)
     empty = (batches[0][0], torch.full((2, 4), IGNORE))
-    tried("one empty batch among others is fine", part.accumulate_gradients, _sum(table), [*batches, empty])
-    refuses(lambda: part.accumulate_gradients(_sum(table), [empty, empty]), DataError, "batches without a single target have no loss")
+    tried("one empty batch among others is fine", part.accumulate_gradients, _sum(table), [*batches, empty], given="8, 1, 4 and 0 targets")
+    says = "batches without a single target have no loss"
+    refuses(lambda: part.accumulate_gradients(_sum(table), [empty, empty]), DataError, says, given="0 and 0 targets")
 
 
 # ── data ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclasses.dataclass
+class Files:
+    """Token ids on a disk, as ``Shards`` has them: they have a length, and give one id or a slice."""
+
+    ids: Any
+    meta: str = "a file of 200 bytes"
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, int):
+            return int(self.ids[index])
+        if not isinstance(index, slice):
+            raise TypeError(f"shards are read by slices, ids[start : stop], not by {type(index).__name__}")
+        return self.ids[index]
 
 
 @check(
@@ -166,12 +239,16 @@ def check_nothing_to_learn_is_refused(part: Part, rng: random.Random) -> None:
 )
 def check_targets_are_next_tokens(part: Part, rng: random.Random) -> None:
     ids = np.arange(100, dtype=np.uint16) * 3
-    batches = tried("batches can be made", part.Batches, ids, tried("a sampler can be made", part.RandomSampler, 100, 8, 4, 5), 8)
-    for _ in range(3):
-        x, y = tried("a batch comes", batches.next)
-        equal((tuple(x.shape), tuple(y.shape), x.dtype, y.dtype), ((4, 8), (4, 8), torch.int64, torch.int64), "shape and type of the batch")
-        close(y, x + 3, "each target is the token after its input", given="ids 0, 3, 6, 9 …")
-        close(x.diff(dim=1), torch.full((4, 7), 3), "a window is one piece of the text, in order")
+    for text, kind in ((ids, "an array"), (Files(ids), "shards, which give one id or a slice")):
+        given = f"{kind} of ids 0, 3, 6, 9 …, uint16; 4 windows of 8"
+        sampler = tried("a sampler can be made", part.RandomSampler, 100, 8, 4, 5)
+        batches = tried("batches can be made", part.Batches, text, sampler, 8, given=given)
+        for _ in range(3):
+            x, y = tried("a batch comes", batches.next, given=given)
+            found = (tuple(x.shape), tuple(y.shape), x.dtype, y.dtype)
+            equal(found, ((4, 8), (4, 8), torch.int64, torch.int64), "shape and type of the batch", given=given)
+            alike(y, x + 3, "each target is the token after its input", given=given)
+            alike(x.diff(dim=1), torch.full((4, 7), 3), "a window is one piece of the text, in order", given=given)
 
 
 @check(
@@ -183,16 +260,38 @@ def check_targets_are_next_tokens(part: Part, rng: random.Random) -> None:
     ),
 )
 def check_windows_move_on(part: Part, rng: random.Random) -> None:
-    def starts(seed: int) -> list[list[int]]:
-        sampler = tried("a sampler can be made", part.RandomSampler, 10_000, 16, 4, seed)
-        return [tried("starts come", sampler.next).tolist() for _ in range(10)]
+    drawn = _starts(part, 10_000, 16, 1)
+    equal(len({tuple(s) for s in drawn}), 10, "ten steps read ten different sets of windows", given="seed 1, 4 windows a step")
+    equal(_starts(part, 10_000, 16, 1), drawn, "one seed draws the same windows again", given="seed 1, twice")
+    steps: dict[tuple[int, ...], tuple[int, int]] = {}
+    for seed in range(4):
+        for step, starts in enumerate(_starts(part, 10_000, 16, seed)):
+            told = f"seed {seed}, step {step}, and seed {steps.get(tuple(starts), (0, 0))[0]}, step {steps.get(tuple(starts), (0, 0))[1]}"
+            holds(
+                tuple(starts) not in steps, "every step of every seed draws windows of its own", given=told, expected="other windows", found=f"{starts} in both"
+            )
+            steps[tuple(starts)] = (seed, step)
 
-    drawn = starts(1)
-    holds(len({tuple(s) for s in drawn}) == 10, "ten steps read ten different sets of windows", found=drawn[:3])
-    equal(starts(1), drawn, "one seed draws the same windows again")
-    holds(starts(2) != drawn, "another seed draws others")
-    flat = [s for step in drawn for s in step]
-    holds(min(flat) >= 0 and max(flat) < 10_000 - 16, "every window and its last target lie inside the text", found=(min(flat), max(flat)))
+
+@check(
+    "4 · Batches",
+    hints=(
+        "A text of 17 tokens and windows of 16: how many different starts are there?",
+        "One, 0: a window takes 16 inputs and one token more for the last target. Of n tokens the starts are 0 … n − context − 1, n − context of them.",
+        "`generator.integers(n_tokens - context, size=batch_size)`: its upper end is excluded.",
+    ),
+)
+def check_windows_reach_both_ends(part: Part, rng: random.Random) -> None:
+    for extra in (1, 2, 5):
+        found = sorted({s for step in _starts(part, 16 + extra, 16, 3, steps=20) for s in step})
+        says = "windows start anywhere where a window and its last target fit, the first and the last place included"
+        equal(found, list(range(extra)), says, given=f"80 windows of 16 tokens from a text of {16 + extra}")
+
+
+def _starts(part: Part, n_tokens: int, context: int, seed: int, steps: int = 10) -> list[list[int]]:
+    given = f"{n_tokens} tokens, context {context}, 4 windows a step, seed {seed}"
+    sampler = tried("a sampler can be made", part.RandomSampler, n_tokens, context, 4, seed, given=given)
+    return [[int(s) for s in tried("starts come", sampler.next, given=given)] for _ in range(steps)]
 
 
 @check(
@@ -213,10 +312,16 @@ def check_data_resumes(part: Part, rng: random.Random) -> None:
     for _ in range(3):
         tried("a batch comes", first.next)
     state = tried("the state can be read", first.state)
+    runs(lambda: json.dumps(state), "the state is plain numbers and texts, which a checkpoint can hold", given=str(state)[:80])
     expected = [tried("a batch comes", first.next)[0].tolist() for _ in range(3)]
     second = fresh()
-    tried("the state can be loaded", second.load_state, state)
-    equal([tried("a batch comes", second.next)[0].tolist() for _ in range(3)], expected, "after loading, the batches go on where they stopped")
+    tried("the state can be loaded", second.load_state, state, given=state)
+    equal(
+        [tried("a batch comes", second.next)[0].tolist() for _ in range(3)],
+        expected,
+        "after loading, the batches go on where they stopped",
+        given=f"the state after 3 batches, {state}",
+    )
 
 
 @check(
@@ -234,14 +339,21 @@ def check_draws_resume(part: Part, rng: random.Random) -> None:
     try:
         model(torch.ones(7))
         state = tried("the random state can be read", part.random_state, model)
-        expected = [(model(torch.ones(50)).tolist(), torch.rand(3).tolist()) for _ in range(2)]
-        holds(all(t.dtype == torch.uint8 for t in state.values()), "states are bytes, so that a checkpoint can hold them")
-        tried("the random state can be restored", part.restore_random_state, model, state)
-        again = [(model(torch.ones(50)).tolist(), torch.rand(3).tolist()) for _ in range(2)]
+        expected = [(model(torch.ones(20)).tolist(), torch.rand(3).tolist()) for _ in range(2)]
+        kinds = {name: str(getattr(t, "dtype", type(t).__name__)) for name, t in state.items()}
+        equal(set(kinds.values()), {"torch.uint8"}, "states are bytes (uint8 tensors), so that a checkpoint can hold them", given=kinds)
+        tried("the random state can be restored", part.restore_random_state, model, state, given="what random_state gave")
+        again = [(model(torch.ones(20)).tolist(), torch.rand(3).tolist()) for _ in range(2)]
     finally:
         torch.set_rng_state(before)
-    equal([d for d, _ in again], [d for d, _ in expected], "dropout draws again what it drew")
-    equal([g for _, g in again], [g for _, g in expected], "torch's global generator draws again what it drew")
+    given = "the state before two draws, restored after them"
+    equal([d for d, _ in again], [d for d, _ in expected], "dropout draws again what it drew", given=given)
+    equal([g for _, g in again], [g for _, g in expected], "torch's global generator draws again what it drew", given=given)
+    for name in state:
+        rest = {other: t for other, t in state.items() if other != name}
+        says = "a state that is missing is refused, instead of going on with other draws"
+        refuses(lambda rest=rest: part.restore_random_state(model, rest), CheckpointError, says, given=f"{sorted(rest)} without {name!r}")  # type: ignore[misc]
+    tried("a model without dropout has a random state too", part.random_state, nn.Linear(2, 2))
 
 
 @check(
@@ -256,6 +368,9 @@ def check_schedule_has_a_plateau(part: Part, rng: random.Random) -> None:
     for step, expected in ((0, 0.2), (4, 1.0), (40, 1.0), (80, 1.0), (90, 0.55), (100, 0.1), (300, 0.1)):
         found = tried("the schedule answers", part.warmup_stable_decay, step, warmup=5, steps=100, floor=0.1)
         close(found, expected, "the share of the peak learning rate", given=f"step {step}, warmup 5, steps 100, floor 0.1")
+    for step, warmup, steps, expected in ((0, 0, 100, 1.0), (100, 0, 100, 0.0), (1, 2, 2, 1.0), (2, 2, 2, 0.0)):
+        found = tried("the schedule answers", part.warmup_stable_decay, step, warmup=warmup, steps=steps)
+        close(found, expected, "a run without warm-up, or a very short one", given=f"step {step}, warmup {warmup}, steps {steps}, no floor")
 
 
 CHECKS: tuple[Check, ...] = (
@@ -263,9 +378,11 @@ CHECKS: tuple[Check, ...] = (
     check_branches_start_small,
     check_each_weight_has_its_own_stream,
     check_accumulation_equals_big_batch,
+    check_gradients_can_be_collected,
     check_nothing_to_learn_is_refused,
     check_targets_are_next_tokens,
     check_windows_move_on,
+    check_windows_reach_both_ends,
     check_data_resumes,
     check_draws_resume,
     check_schedule_has_a_plateau,
