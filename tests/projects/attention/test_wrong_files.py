@@ -34,6 +34,7 @@ class Wrong(NamedTuple):
 
 WRONG = {
     "one sequence only": Wrong(f"{NN}:average_past", "x.shape[-2]", "x.shape[0]", "past_is_averaged", "runs on a batch"),
+    "scaled by the values' width": Wrong(ATTEND, "math.sqrt(q.shape[-1])", "math.sqrt(v.shape[-1])", "scores_are_scaled", "weights 3/4"),
     "dropped weights are returned": Wrong(ATTEND, "return kept @ v, weights", "return kept @ v, kept", "dropout_acts_on_the_weights", "those before dropout"),
     "attend ignores dropout": Wrong(ATTEND, "dropout(weights)", "weights", "dropout_acts_on_the_weights", "ignores its dropout"),
     "dropout on the scores": Wrong(

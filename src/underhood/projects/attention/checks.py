@@ -92,9 +92,9 @@ def check_values_are_mixed(part: Part, rng: random.Random) -> None:
     ),
 )
 def check_attend_equals_torch(part: Part, rng: random.Random) -> None:
-    for T, S, d in ((5, 5, 4), (1, 3, 8), (4, 7, 1)):
-        q, k, v = (noise(rng, 2, HEADS, n, d).requires_grad_() for n in (T, S, S))
-        given = f"{T} queries, {S} keys, width {d}, 3 heads, no mask"
+    for T, S, D, E in ((5, 5, 4, 4), (1, 3, 8, 8), (4, 7, 1, 3)):
+        q, k, v = (noise(rng, 2, HEADS, *shape).requires_grad_() for shape in ((T, D), (S, D), (S, E)))
+        given = f"{T} queries and {S} keys of width {D}, values of width {E}, 3 heads, no mask"
         out, _ = tried("attend runs on a batch with heads", part.attend, q, k, v, given=given)
         equals_torchs(out, (q, k, v), None, rng, given)
 
