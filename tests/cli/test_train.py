@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from underhood.cli.main import main
+from underhood.projects.registry import find_project
+from underhood.workbench import course
+from underhood.workbench.starter import solution, starter
 
 TEXT = "The cat sat on the mat. The dog lay by the door and looked at the cat. " * 120
 TINY = ["--depth", "1", "--set", "batch_size=2", "--set", "model.context=16"]
@@ -55,6 +58,60 @@ def test_a_text_that_cannot_fill_the_recipes_vocabulary_gets_a_smaller_one(texts
     done = underhood("train", "--data", "texts", "--steps", "2", *TINY, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "the text fills a vocabulary of" in done.stderr
+
+
+def test_progress_is_short_and_the_end_is_told_once(texts: Path, tmp_path: Path) -> None:
+    done = underhood("train", "--data", "texts", "--steps", "40", *TINY, "--set", "vocab_size=270", cwd=tmp_path)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("step ")]
+    assert 9 <= len(lines) <= 12
+    assert all("loss" in line and "held-out loss" in line and "tokens/s" in line for line in lines)
+    assert sum(line.startswith("    ") for line in done.stderr.splitlines()) <= 3 * 3
+    assert "step 40" not in done.stderr
+    assert done.stdout.count("after 40 of 40 steps") == 1
+    kept = [json.loads(line) for line in (tmp_path / "runs" / "texts" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in kept if "sample" in line] == [10, 20, 30, 40]
+
+
+@pytest.fixture
+def course_of_two(tmp_path: Path) -> Path:
+    """A course folder with a right attention, a loop whose last step is open, a GPT that is no Python, and a scalar engine that trains no GPT."""
+    course.create(tmp_path)
+    files = {slug: solution(find_project(slug)) for slug in ("attention", "loop", "scalar")}
+    files["loop"] = files["loop"].replace("round(steps / 5)", "round(steps / 2)")
+    for slug, text in {**files, "gpt": "def (:\n"}.items():
+        (tmp_path / "my" / f"{slug}.py").write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+def test_mine_says_what_is_left_out_what_stays_ours_and_how_to_compare(texts: Path, course_of_two: Path) -> None:
+    done = underhood("train", "--mine", "--data", "texts", "--steps", "2", *TINY, "--seed", "3", "--json", cwd=course_of_two)
+    assert done.returncode == 0, done.stderr
+    told = done.stderr.splitlines()
+    total = len(find_project("loop").checks())
+    assert f"left out: loop.py ({total - 1} of {total} hold; next: step 6 · A schedule that can be continued)" in told
+    assert any(line.startswith("left out: gpt.py (it cannot be run, line 1: ") for line in told)
+    assert "yours: attention (attention.py)" in told
+    assert "not yours: Block, Dropout, Embedding, FeedForward, GPT, LayerNorm, Learned, Linear" in told
+    [plain] = [line for line in told if line.startswith("the plain path: ")]
+    assert plain.startswith("the plain path: context 16, AdamW, LayerNorm, Learned positions, RandomSampler; a training without --mine")
+    assert plain.endswith("Muon, RMSNorm, Rotary positions, ShuffledSampler")
+    [compare] = [line for line in told if line.startswith("to compare, the reference on the same path: underhood train --plain ")]
+    reference = underhood(*compare.partition("underhood ")[2].split(), "--json", cwd=course_of_two)
+    assert reference.returncode == 0, reference.stderr
+    assert json.loads(reference.stdout)["folder"] == "runs/texts-plain"
+    assert json.loads(reference.stdout)["val_loss"] == pytest.approx(json.loads(done.stdout)["val_loss"], rel=1e-5)
+    written = underhood("sample", "runs/texts", "--mine", "--tokens", "3", cwd=course_of_two)
+    assert "not yours: Block, Dropout, Embedding, FeedForward, GPT, LayerNorm, Learned, Linear" in written.stderr
+    assert "scalar" not in done.stderr + written.stderr
+
+
+def test_mine_without_a_part_that_passes_is_refused(texts: Path, course_of_two: Path) -> None:
+    (course_of_two / "my" / "attention.py").write_text(starter(find_project("attention")), encoding="utf-8")
+    done = underhood("train", "--mine", "--data", "texts", "--steps", "2", *TINY, cwd=course_of_two)
+    assert done.returncode == 2
+    total = len(find_project("attention").checks())
+    assert f"left out: attention.py (0 of {total} hold; next: step 1 · Average the past)" in done.stderr
+    assert "underhood progress" in done.stderr
 
 
 def test_the_same_command_gives_the_same_run(texts: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end instead of text as it comes.")] = False,
 ) -> None:
     """Write text with a trained model. It ends where the model ends the document, at a stop text, or after so many tokens."""
-    from underhood.cli.train import bound, chosen_parts
+    from underhood.cli.parts import bound, chosen_parts, note_given
     from underhood.infer.sample import SampleConfig, stream_text
     from underhood.interop.models import open_model
 
@@ -34,6 +34,8 @@ def command(
     parts = chosen_parts(mine, with_ or [])
     with bound(parts):
         opened, tokenizer, _ = open_model(model, readable=bool(parts))
+        if parts:
+            note_given(opened)
         pieces = stream_text(opened, tokenizer, prompt, config, seed)
         if as_json:
             _print_all(pieces, {"model": str(model), "prompt": prompt, "seed": seed})

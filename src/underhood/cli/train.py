@@ -1,7 +1,5 @@
 """``underhood train``: a GPT on a corpus by name, a file or a folder; says what it will do and how long, shows progress, can be stopped and resumed."""
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +25,7 @@ def command(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the latest whole checkpoint of the run folder.")] = False,
     mine: Annotated[bool, typer.Option("--mine", help="Train with every part in my/ whose checks hold, on the plain path.")] = False,
     with_: Annotated[list[str] | None, typer.Option("--with", metavar="PROJECT=FILE", help="Train with this part of yours; may be repeated.")] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Train our parts on the plain path that --mine uses: what to compare yours with.")] = False,
     prompt: Annotated[str, typer.Option(help="What the samples on the way begin with (default: the text's own beginnings).")] = "",
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON; progress goes to stderr.")] = False,
 ) -> None:
@@ -37,6 +36,7 @@ def command(
     """
     from underhood.base.errors import UserError
     from underhood.cli.console import note, print_json
+    from underhood.cli.parts import bound, chosen_parts
     from underhood.train import run as runs
 
     if minutes is not None and steps is not None:
@@ -51,44 +51,15 @@ def command(
             run = runs.open_run(folder)
             note(f"resuming {folder}")
         else:
-            run = _prepare(data, folder, depth, seed, config, set_ or [], by_hand=bool(parts))
+            run = _prepare(data, folder, depth, seed, config, set_ or [], by_hand=plain or bool(parts))
         run = _planned(run, minutes, steps, resume=resume)
+        if parts:
+            _say_parts(run, [] if resume else _reference(run, data, depth, config, set_ or []))
         result = _train(run, resume=resume, prompt=prompt)
     if json:
         print_json(result)
     else:
         _say_result(run, result)
-
-
-def chosen_parts(mine: bool, named: list[str]) -> dict[str, Path]:
-    """The learner's files to bind, by project; says which. Raises ``UserError`` when ``--mine`` finds none that passes."""
-    if not mine and not named:
-        return {}
-    from underhood.base.errors import UserError
-    from underhood.cli.console import note
-    from underhood.workbench.plug import named_parts, passing_parts
-
-    parts = (passing_parts() if mine else {}) | named_parts(named)
-    if not parts:
-        raise UserError("no part in my/ passes its checks yet", where="--mine", remedy="See: underhood progress")
-    note("yours: " + ", ".join(f"{slug} ({file.name})" for slug, file in parts.items()))
-    return parts
-
-
-@contextlib.contextmanager
-def bound(parts: dict[str, Path]) -> Iterator[None]:
-    """Bind the learner's parts for the length of the scope, and say at its end which of them ran."""
-    if not parts:
-        yield
-        return
-    from underhood.cli.console import note
-    from underhood.lab.patch import applied
-    from underhood.workbench.plug import all_binds
-
-    with applied(all_binds(parts)) as reached:
-        yield
-    ran = sorted(target.rpartition(":")[2] for target in reached.ran)
-    note(f"parts of yours that ran: {', '.join(ran) or 'none'}")
 
 
 def _prepare(data: str, folder: Path, depth: int, seed: int, config: Path | None, settings: list[str], *, by_hand: bool = False) -> "Run":
@@ -100,17 +71,41 @@ def _prepare(data: str, folder: Path, depth: int, seed: int, config: Path | None
     from underhood.data.corpora import load_corpus
     from underhood.train import run as runs
     from underhood.train.by_hand import by_hand as plain_path
+    from underhood.train.by_hand import in_words
     from underhood.train.recipes import small
 
     corpus = load_corpus(data)
     characters = sum(map(len, corpus.train)) + sum(map(len, corpus.val))
     note(f"{corpus.name}: {characters:,} characters" + (f"; {corpus.report}" if corpus.report else ""))
     chosen: RunConfig = dataclasses.replace(small(depth, data=data, characters=characters), seed=seed)
+    first = plain_path(chosen, depth) if by_hand else chosen
+    asked = override(read_toml(first, config) if config else first, settings)
     if by_hand:
-        chosen = plain_path(chosen, depth)
-    chosen = read_toml(chosen, config) if config else chosen
-    asked = override(chosen, settings)
+        note(f"the plain path: {in_words(asked)}; a training without --mine, --with or --plain has {in_words(chosen)}")
     return runs.prepare(asked, corpus, folder, note, fit=asked.vocab_size == small(depth, characters=characters).vocab_size)
+
+
+def _reference(run: "Run", data: str, depth: int, config: Path | None, settings: list[str]) -> list[str]:
+    """The words of the command that trains our parts as this run trains the learner's."""
+    words = ["underhood", "train", "--plain", "--data", data, "--depth", str(depth), "--seed", str(run.config.seed), "--steps", str(run.config.train.steps)]
+    words += ["--config", str(config)] if config else []
+    return [*words, *(word for setting in settings for word in ("--set", setting)), "--out", f"{run.folder}-plain"]
+
+
+def _say_parts(run: "Run", reference: list[str]) -> None:
+    """Which layers stay ours, and how to train the same model of ours alone."""
+    import shlex
+
+    import torch
+
+    from underhood.cli.console import note
+    from underhood.cli.parts import note_given
+    from underhood.nn import gpt
+
+    with torch.device("meta"):
+        note_given(gpt.GPT(run.config.model))
+    if reference:
+        note(f"to compare, the reference on the same path: {shlex.join(reference)}")
 
 
 def _planned(run: "Run", minutes: float | None, steps: int | None, *, resume: bool) -> "Run":

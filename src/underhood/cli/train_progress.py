@@ -1,4 +1,4 @@
-"""Training as a person sees it: a bar on a terminal, lines elsewhere, held-out loss and a sample now and then."""
+"""Training as a person sees it: a bar on a terminal, a line at ten validations, three samples on the way; the end is told by who trains."""
 
 from collections.abc import Mapping
 
@@ -11,9 +11,11 @@ from underhood.infer.sample import SampleConfig, generate_batch
 from underhood.train.loop import Callback, Figures, Trainer
 from underhood.train.run import Metrics, Run
 
+LINES, SAMPLES = 10, 4  # of a whole run, the end included
+
 
 class TrainingProgress(Callback):
-    """A live bar on a terminal, a plain line now and then elsewhere; samples at each validation."""
+    """A live bar on a terminal; a line with both losses now and then, and after some of them what the model writes."""
 
     def __init__(self, run: Run, prompt: str, from_step: int) -> None:
         self.run, self.prompt = run, prompt
@@ -21,6 +23,7 @@ class TrainingProgress(Callback):
         self.console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn())
         self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
+        self.latest = ""
         self.task = self.bar.add_task("training", total=run.config.train.steps, completed=from_step)
 
     def __enter__(self) -> "TrainingProgress":
@@ -31,20 +34,28 @@ class TrainingProgress(Callback):
         self.bar.stop()
 
     def after_step(self, trainer: Trainer, figures: Figures) -> None:
-        """Move the bar, or print a line."""
+        """Move the bar."""
         rate = figures.tokens / figures.seconds
         self.bar.update(self.task, completed=figures.step, description=f"loss {figures.loss:.3f} · {rate:,.0f} tokens/s")
-        total = self.run.config.train.steps
-        if not self.console.is_terminal and figures.step % max(1, total // 20) == 0:
-            self.console.print(f"step {figures.step}/{total}: loss {figures.loss:.3f}, {rate:,.0f} tokens/s", highlight=False)
+        self.latest = f"loss {figures.loss:.3f}, {rate:,.0f} tokens/s"
 
     def after_validation(self, trainer: Trainer, step: int, figures: Mapping[str, float]) -> None:
-        """Print the figures and what the model writes now."""
-        self.console.print(f"step {step}: held-out loss {figures['loss']:.3f}, {figures['bits_per_byte']:.3f} bits per byte", highlight=False)
-        text = self.sample(trainer)
-        self.metrics.write(step, sample=text)
-        if step < self.run.config.train.steps:
+        """Print a line when the next tenth of the run is done, and what the model writes now after a quarter."""
+        if step == self.run.config.train.steps:
+            return
+        sampled = self._passes(step, SAMPLES)
+        if sampled or self._passes(step, LINES):
+            held_out = f"held-out loss {figures['loss']:.3f}, {figures['bits_per_byte']:.3f} bits per byte"
+            self.console.print(f"step {step}/{self.run.config.train.steps}: {self.latest}; {held_out}", highlight=False)
+        if sampled:
+            text = self.sample(trainer)
+            self.metrics.write(step, sample=text)
             self.console.print(f"    {' '.join(text.split())[:160]}", highlight=False, markup=False, style="dim")
+
+    def _passes(self, step: int, parts: int) -> bool:
+        """Whether another of ``parts`` equal parts of the run has been done since the validation before."""
+        config = self.run.config.train
+        return step * parts // config.steps > (step - config.validate_every) * parts // config.steps
 
     def sample(self, trainer: Trainer) -> str:
         """What the model writes now."""

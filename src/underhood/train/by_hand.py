@@ -35,3 +35,10 @@ def by_hand(recipe: RunConfig, depth: int) -> RunConfig:
         batch_size=12,
         train=dataclasses.replace(recipe.train, optim=optim, schedule=schedule, loss_chunk=0),
     )
+
+
+def in_words(config: RunConfig) -> str:
+    """What a run is made of: ``"context 64, AdamW, LayerNorm, Learned positions, RandomSampler"``."""
+    model = config.model
+    optimizer, norm, positions, sampler = (name.rpartition(":")[2] for name in (config.train.optim.kind, model.norm, model.positions, config.sampler))
+    return f"context {model.context}, {optimizer}, {norm}, {positions} positions, {sampler}"

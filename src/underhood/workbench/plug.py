@@ -1,7 +1,6 @@
 """A learner's part in the real stack: bound behind its checks, run beside the reference with the same seed."""
 
 import ast
-import contextlib
 import dataclasses
 import math
 import statistics
@@ -13,7 +12,7 @@ from underhood.base.errors import UserError
 from underhood.lab import baseline as baselines
 from underhood.lab.patch import Bind
 from underhood.lab.run import Arm, ArmStore, Job, Listener, run_jobs
-from underhood.projects.registry import Project, find_project, syllabus
+from underhood.projects.registry import Project, find_project
 from underhood.workbench import course
 from underhood.workbench.checking import Report, check_file, note
 from underhood.workbench.hollow import name_of_seam
@@ -119,18 +118,6 @@ def plug(project: Project, file: Path, folder: Path, *, seed: int = 0, listen: L
         unused=tuple(name for name, ran in names.items() if not ran),
         times=tuple((a.seconds, b.seconds) for a, b in pairs),
     )
-
-
-def passing_parts() -> dict[str, Path]:
-    """Project → the learner's file, for every file in ``my/`` whose checks all hold now."""
-    folder = course.need_course()
-    found = {}
-    for project in syllabus():
-        path = course.mine(folder, project.slug)
-        with contextlib.suppress(Unusable):
-            if path.is_file() and check_file(project, path).good:
-                found[project.slug] = path
-    return found
 
 
 def named_parts(given: Sequence[str]) -> dict[str, Path]:
