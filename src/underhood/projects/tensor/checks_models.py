@@ -77,7 +77,12 @@ def check_bigram(part: Part, rng: random.Random) -> None:
     """Worked by hand: in «abacab» a is followed by b twice and c once; with one added to each, 3/6, 2/6 and 1/6."""
     model = runs(lambda: part.Bigram.count(np.array([0, 1, 0, 2, 0, 1]), 3, 1.0), "Bigram.count does not run")
     p = np.exp(runs(lambda: model(np.array([[2, 0], [0, 1], [1, 2]])).data, "the model does not run"))
-    close(p, [[1 / 6, 3 / 6, 2 / 6], [2 / 4, 1 / 4, 1 / 4], [2 / 4, 1 / 4, 1 / 4]], "the probabilities of what follows a, b and c in «abacab»")
+    close(
+        p,
+        [[1 / 6, 3 / 6, 2 / 6], [2 / 4, 1 / 4, 1 / 4], [2 / 4, 1 / 4, 1 / 4]],
+        "the probabilities of what follows a, b and c in «abacab»",
+        given="the rows [2, 0], [0, 1], [1, 2] of ids, smoothing 1",
+    )
     half = runs(lambda: part.Bigram.count(np.array([0, 1, 0, 2, 0, 1]), 3, 0.5), "Bigram.count with smoothing 0.5 does not run")
     p = np.exp(runs(lambda: half(np.array([[0]])).data, "the model does not run", given=[[0]]))
     close(p, [[0.5 / 4.5, 2.5 / 4.5, 1.5 / 4.5]], "what follows a in «abacab», with a half added to each count", given="smoothing 0.5")
@@ -101,8 +106,8 @@ def check_bigram(part: Part, rng: random.Random) -> None:
 def check_windows(part: Part, rng: random.Random) -> None:
     """Every window, and the character that follows it; worked by hand."""
     x, y = runs(lambda: part.windows(np.array([5, 6, 7, 8, 9]), 3), "windows does not run")
-    equal(np.asarray(x).tolist(), [[5, 6, 7], [6, 7, 8]], "the windows of three in 5 6 7 8 9")
-    equal(np.asarray(y).tolist(), [8, 9], "what follows each of them")
+    equal(np.asarray(x).tolist(), [[5, 6, 7], [6, 7, 8]], "the windows of three", given="the ids 5 6 7 8 9")
+    equal(np.asarray(y).tolist(), [8, 9], "what follows each window of three", given="the ids 5 6 7 8 9")
     refuses(lambda: part.windows(np.array([1, 2, 3]), 3), ValueError, "a text without a whole window and its target must be refused")
 
 

@@ -77,8 +77,9 @@ def _pull(says: str, result: Any, g: Array, leaves: list[Any]) -> list[Array]:
             continue
         pulled, inputs = node.pullback(gradient), list(node.inputs)
         fits = isinstance(pulled, tuple) and len(pulled) == len(inputs)
+        given = f"inputs of shape {', '.join(str(tuple(source.data.shape)) for source in inputs)}"
         shown = f"a tuple of {len(pulled)}" if isinstance(pulled, tuple) else type(pulled).__name__
-        holds(fits, f"{says}: a pullback returns a tuple with one gradient for each input", expected=f"a tuple of {len(inputs)}", found=shown)
+        holds(fits, f"{says}: a pullback returns a tuple with one gradient for each input", given=given, expected=f"a tuple of {len(inputs)}", found=shown)
         queue += [(source, _narrowed(_array(p, gradient), source.data.shape)) for source, p in zip(inputs, pulled, strict=True) if p is not None]
     return [np.zeros(leaf.data.shape) if total is None else total for total, leaf in zip(found, leaves, strict=True)]
 
