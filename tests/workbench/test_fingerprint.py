@@ -147,6 +147,7 @@ def test_values_are_compared_number_by_number() -> None:
     assert not agree({"a": None}, {"a": Mark("x", ())})
     assert not agree({"a": Mark("x", ())}, {"a": Mark("y", ())})
     assert numbers("<f at 0x7fa1>") == numbers("<f at 0x7fb2>")
+    assert numbers("the result <a.b.BPE object at 0x7fa1>") == numbers("the result <c.BPE object at 0x7fb2>") != numbers("the result <c.D object at 0x1>")
     assert numbers("the result [0.5, -2.e-3]") == ("the result [", 0.5, ", ", -0.002, "]")
     assert agree({"a": Mark("x", numbers("the result 0.30000000000000004"))}, {"a": Mark("x", numbers("the result 0.3"))})
     assert not agree({"a": Mark("x", numbers("the result 0.31"))}, {"a": Mark("x", numbers("the result 0.3"))})

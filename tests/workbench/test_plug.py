@@ -23,7 +23,11 @@ def test_a_right_part_gives_the_references_figures(tmp_path: Path) -> None:
     assert result.mine.how == "done"
     assert set(result.used) == {"dot", "slope", "softmax"}
     assert result.mine.figures == result.reference.figures
-    assert {says for says, _, _ in plug.figures(result)} >= {"seconds", "peak memory (MB)"}
+    rows = plug.figures(result)
+    assert [r.says.split(" (")[0] for r in rows if r.agrees is None] == ["seconds a run, without its start", "peak memory of the process"]
+    assert all(r.agrees for r in rows if r.agrees is not None)
+    assert len(result.times) == plug.ROUNDS
+    assert plug.starts(result) is None
 
 
 def test_a_part_that_fails_a_check_is_not_plugged(tmp_path: Path) -> None:

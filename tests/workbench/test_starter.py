@@ -8,8 +8,10 @@ import pytest
 
 from underhood.base import errors
 from underhood.base.errors import DataError
+from underhood.cli.main import main
 from underhood.projects.registry import Project, find_project, syllabus
-from underhood.workbench import steps
+from underhood.workbench import course, steps
+from underhood.workbench import starter as blanks
 from underhood.workbench.checking import check_file
 from underhood.workbench.hollow import name_of_seam
 from underhood.workbench.starter import changed_since, contract, home, solution, starter, stub, stub_of
@@ -96,8 +98,9 @@ def test_a_later_start_writes_what_the_steps_before_it_run(project: Project) -> 
             starter(project, from_step=step)
 
 
-def test_a_start_that_would_be_the_answer_is_refused() -> None:
-    """The finished ``encode`` of step 5 uses everything that the last two steps add."""
+def test_a_start_that_would_be_the_answer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the steps before it use everything there is."""
+    monkeypatch.setattr(blanks, "needed_before", lambda project, step: set(steps.needs("bpe")) | {"BPE.vocab_size"})
     with pytest.raises(DataError, match="nothing to write"):
         starter(find_project("bpe"), from_step=7)
 
@@ -128,9 +131,9 @@ def _holds_before(project: Project, step: int, folder: Path) -> None:
 
 
 def test_a_part_that_only_others_use_stands_where_it_is_needed_whole() -> None:
-    """``count_words`` is used by ``BPE.train`` alone (step 4); ``encode`` calls ``split_special`` from step 5 on, but cuts nothing before step 7."""
+    """``encode`` calls ``split_special`` from step 5 on, but cuts nothing before step 7."""
     found = steps.steps_of_seams(find_project("bpe"))
-    assert (found["count_words"], found["split_special"], found["BPE"]) == (4, 7, 4)
+    assert (found["count_words"], found["split_special"], found["BPE"]) == (2, 7, 4)
     assert steps.needs("bpe")["split_special"] == (5, 7)
     assert steps.steps_of_seams(find_project("attention"))["hide"] == 3
 
@@ -143,6 +146,26 @@ def test_a_class_is_given_method_by_method() -> None:
     assert not blank(found["Value.__repr__"]), "what no check runs comes with its class"
     assert blank(found["Value.tanh"])
     assert blank(found["Neuron.__init__"])
+
+
+def test_methods_of_several_steps_are_labelled_each() -> None:
+    text = starter(find_project("bpe"))
+    found = re.findall(r"^    # step (\d+) · .+\n(?:    @\w+\n)?    def (\w+)", text, re.MULTILINE)
+    assert {(name, int(step)) for step, name in found} >= {("__init__", 4), ("train", 4), ("encode", 5), ("decode", 6), ("save", 7)}
+    assert text.count("    # step ") == text.split("class BPE")[1].count("    def ")
+    assert "    # step " not in starter(find_project("attention")), "one step, one banner"
+    assert "# step" not in solution(find_project("bpe")).replace("# ── step", "")
+    assert "# step" not in stub_of(find_project("bpe"), "BPE")
+
+
+@projects
+def test_start_prints_every_step(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    course.create(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert main(["start", project.slug]) == 0
+    told = capsys.readouterr().out
+    for title in steps.step_titles(project):
+        assert re.search(rf"^  {re.escape(title)} +\S", told, re.MULTILINE), title
 
 
 def test_the_step_banners_are_in_order() -> None:

@@ -3,19 +3,23 @@
 import datetime
 import random
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from underhood.base.errors import DataError, UserError
+from underhood.cli.check import DETAILED
 from underhood.cli.main import main
 from underhood.projects.registry import find_project
 from underhood.workbench import course, grading, incident, mine, predict
+from underhood.workbench.checking import check_file
 from underhood.workbench.starter import solution, starter
 
 DAY = datetime.date(2026, 11, 21)
-BPE = find_project("bpe")
+BPE, PREFLIGHT = find_project("bpe"), find_project("preflight")
 
 
 @pytest.fixture
@@ -47,6 +51,36 @@ def test_a_damaged_file_is_named_by_every_verb(text: str, folder: Path, capsys: 
     assert "progress.toml" in said
     assert "Traceback" not in said
     assert path.read_text(encoding="utf-8") == text
+
+
+COUNT = """
+import sys
+from pathlib import Path
+from underhood.workbench import course
+
+def one_more(state):
+    state["checks"]["n"] = state["checks"].get("n", 0) + 1
+
+for _ in range(25):
+    course.update(Path(sys.argv[1]), one_more)
+"""
+
+
+def test_commands_side_by_side_lose_nothing(folder: Path) -> None:
+    both = [subprocess.Popen([sys.executable, "-c", COUNT, str(folder)]) for _ in range(2)]
+    assert [process.wait(60) for process in both] == [0, 0]
+    assert course.read_state(folder)["checks"]["n"] == 50
+
+
+def test_the_lock_is_let_go_after_an_error(folder: Path) -> None:
+    def fails(state: course.State) -> None:
+        raise ValueError("not today")
+
+    for _ in range(2):
+        with pytest.raises(ValueError, match="not today"):
+            course.update(folder, fails)
+    assert course.update(folder, lambda state: state.update(mine={"a": 1}))
+    assert course.read_state(folder)["mine"] == {"a": 1}
 
 
 # ── start, check, hint, reset ─────────────────────────────────────────────────────────────────────────────────────────
@@ -85,15 +119,63 @@ def test_hints_go_on_until_the_check_holds(folder: Path, capsys: pytest.CaptureF
     assert "exactly like the break second_half_kept" in second
     assert "solution bpe" in third
     path.write_text(solution(BPE), encoding="utf-8")
-    assert "all 10 checks hold" in says("hint", "bpe")
+    assert f"all {len(BPE.checks())} checks hold" in says("hint", "bpe")
     assert course.done(folder).keys() == {"bpe"}
+
+
+def test_hints_begin_anew_when_the_failure_is_another(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = folder / "my" / "bpe.py"
+    wrong, raises = solution(BPE).replace("i += 2", "i += 1"), solution(BPE).replace("i += 2", "i += 2 + nothing")
+
+    def hint(text: str) -> str:
+        path.write_text(text, encoding="utf-8")
+        main(["hint", "bpe"])
+        return capsys.readouterr().out
+
+    given = [hint(text) for text in (wrong, wrong, "\n" + wrong, raises, wrong)]
+    assert [int(re.search(r"hint (\d)", text)[1]) for text in given] == [1, 2, 3, 1, 1]  # type: ignore[index]
+
+
+def test_a_file_that_cannot_run_is_said_by_hint_as_by_check(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "my" / "bpe.py").write_text("x = 1\ndef split(:\n", encoding="utf-8")
+    assert main(["check", "bpe"]) == 1
+    told = capsys.readouterr()
+    assert main(["hint", "bpe"]) == 1
+    assert capsys.readouterr() == told
+    assert told.out.startswith("bpe.py, line 2: the file cannot be run: SyntaxError")
+
+
+def test_no_break_is_blamed_while_a_part_is_not_written(tmp_path: Path) -> None:
+    text = solution(BPE).replace("i += 2", "i += 1")
+    blank = 'def split(text, pattern="gpt2"):\n    from underhood.base.errors import NotWritten\n    raise NotWritten("split")\n'
+    for file, matched in ((text, ("second_half_kept",)), (f"{text}\n\n{blank}", ())):
+        (tmp_path / "bpe.py").write_text(file, encoding="utf-8")
+        assert check_file(BPE, tmp_path / "bpe.py", everything=True).matches == matched
+
+
+def test_what_is_not_written_is_named_first_and_all_tells_every_failure(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = folder / "my" / "preflight.py"
+    path.write_text(starter(PREFLIGHT), encoding="utf-8")
+    assert main(["check", "preflight"]) == 1
+    first = PREFLIGHT.checks()[0].name.replace("_", " ")
+    assert f"\ndot is not written yet; «{first}» waits for it.\n" in capsys.readouterr().out
+    path.write_text(solution(PREFLIGHT).replace("zip(a, b, strict=True)", "zip(a, b[1:])").replace("math.exp(", "abs("), encoding="utf-8")
+    main(["check", "preflight"])
+    short = capsys.readouterr().out
+    main(["check", "preflight", "--all"])
+    told = capsys.readouterr().out
+    assert short.count("does not hold.") == 1
+    assert told.count("does not hold.") == min(told.count("✗"), DETAILED) > 1
+    path.write_text("", encoding="utf-8")
+    main(["check", "preflight", "--all"])
+    assert len(capsys.readouterr().out.split("Not written yet: ")) == 2
 
 
 @pytest.mark.parametrize(
     ("wrong", "right", "told"),
     [
         ("return tuple(merged)", "return merged", ["learn_merges does not run", "unhashable", "at: bpe.py, line", "in words.items()}"]),
-        ('"utf-8", errors="replace"', '"ascii"', ["naïve", "'ascii' codec", "at: bpe.py, line"]),
+        ('"utf-8", errors="replace"', '"ascii"', ["encoding and decoding do not run", "'ascii' codec", "at: bpe.py, line"]),
         ("utf8(word), self.ranks", "word, self.ranks", ["encoding does not run", "at: bpe.py, line"]),
         ("    return merges\n", "    merges\n", ["learn_merges does not run", "'NoneType'", "is a return missing?"]),
         ("i += 2", "i += 1", ["given: (1, 2, 3, 1, 2)", "expected: [9, 3, 9]", "found: [9, 2, 3, 9, 2]"]),
@@ -151,6 +233,22 @@ def test_worse_and_much_worse_are_one_direction() -> None:
     assert not predict.right(predict.Guess(direction="better"), "worse")
     assert not predict.right(predict.Guess(), "worse")
     assert [predict.direction(t) for t in ("1", "cr", " Same ", "6", "", "x")] == ["much worse", "crash", "same", "", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [(0.5, "lies in"), (-0.5, "lies in"), (0.1, "is smaller than all of"), (3.0, "is larger than all of"), (None, "")],
+)
+def test_the_readers_own_prediction_is_judged(number: float | None, says: str) -> None:
+    record = stored(0.5)
+    asked = predict.question(record)
+    told = predict.verdict(asked, predict.Guess(direction="better", number=number), "worse")
+    assert told.startswith("Your direction, better, is wrong.")
+    assert says in told
+    assert ("0.45 to 0.55" in told) is (number is not None)
+    assert predict.verdict(asked, predict.Guess(), "worse") == ""
+    assert "holds or does not" in predict.verdict(predict.question(stored(0, kind="Keeps")), predict.Guess(number=1.0), "same")
+    assert "0 to" in predict.verdict(predict.question(stored(0.02)), predict.Guess(number=0.01), "same")
 
 
 # ── incidents ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -226,12 +324,14 @@ def test_no_tests_file_is_named(tmp_path: Path) -> None:
 def test_the_copy_is_made_once_and_recognised_or_not(tmp_path: Path) -> None:
     file = tmp_path / "bpe.py"
     file.write_text(solution(BPE), encoding="utf-8")
-    path, new = mine.copy_of(file)
-    assert (path, new) == (tmp_path / "broken" / "bpe.py", True)
+    copy = mine.copy_of(file, "second_half_kept")
+    path = copy.path
+    assert (path, copy.new, copy.older) == (tmp_path / "broken" / "bpe.py", True, False)
     sabotage = BPE.find("second_half_kept")
     assert mine.recognise(BPE, sabotage, path).says == "Every check still holds: nothing is broken yet."
     path.write_text(solution(BPE).replace("i += 2", "i += 1"), encoding="utf-8")
-    assert mine.copy_of(file) == (path, False)
+    again = mine.copy_of(file, "second_half_kept")
+    assert (again.path, again.new) == (path, False)
     assert mine.recognise(BPE, sabotage, path).as_declared
     other = mine.recognise(BPE, BPE.find("ties_to_the_larger"), path)
     assert not other.as_declared
@@ -243,7 +343,7 @@ def test_the_copy_is_made_once_and_recognised_or_not(tmp_path: Path) -> None:
 
 ATTENTION = find_project("attention")
 TRIANGLE = "seen = causal_mask(x.shape[-2], device=x.device).to(x.dtype)"
-REFUSAL = "if not mask.any(-1).all():\n        raise ShapeError('somebody is blind')"
+REFUSAL = "if not mask.any(-1).all():\n        raise ShapeError(f'row {int((~mask.any(-1)).nonzero()[0, -1])} is blind')"
 OWN = "seen = torch.ones(x.shape[-2], x.shape[-2]).tril().to(x.dtype)"
 
 
@@ -253,10 +353,12 @@ OWN = "seen = torch.ones(x.shape[-2], x.shape[-2]).tril().to(x.dtype)"
         ("mask_off_by_one", {"tril(S - T)": "tril(S - T + 1)"}, True, "exactly like mask_off_by_one"),
         ("mask_off_by_one", {"tril(S - T)": "triu(S - T - S).tril(S - T + 1)"}, True, "exactly like mask_off_by_one"),  # by other means
         ("self_hidden", {"tril(S - T)": "tril(S - T - 1)", "require_visible(mask)": REFUSAL}, True, "exactly like self_hidden"),  # in other words
-        ("mask_off_by_one", {TRIANGLE: OWN, "tril(S - T)": "tril(S - T + 1)"}, False, "past is averaged should fail too and holds"),
-        ("mask_off_by_one", {"tril(S - T)": "tril(S - T + 2)"}, False, "past is averaged finds 3, where the break gives 4"),
-        ("mask_off_by_one", {"tril(S - T)": "tril(S - T + 1)", "/ math.sqrt(q.shape[-1])": ""}, False, "scores are scaled fail and should hold"),
-        ("no_scale", {"return weights @ x": 'raise NotWritten("average_past")'}, False, "past is averaged: not written"),
+        ("mask_off_by_one", {TRIANGLE: OWN, "tril(S - T)": "tril(S - T + 1)"}, True, "Past is averaged holds all the same: your file does not go"),
+        ("mask_off_by_one", {"tril(S - T)": "tril(S - T + 2)"}, False, "mask is a triangle finds 1, where the break gives 0"),
+        ("mask_off_by_one", {TRIANGLE: OWN.replace("tril()", "tril(1)")}, False, "mask is a triangle"),  # the seam itself is whole
+        ("mask_off_by_one", {"tril(S - T)": "tril(S - T + 1)", "/ math.sqrt(q.shape[-1])": ""}, False, "scores are scaled, attend equals torch"),
+        ("no_scale", {"return weights @ x": 'raise NotWritten("average_past")'}, False, "past is averaged is not written (average_past)"),
+        ("no_scale", {"scores = q @ k": "scores = p @ k"}, False, "ends with NameError: name 'p' is not defined at attention.py, line"),
     ],
 )
 def test_a_copy_is_told_in_which_respect_it_differs(name: str, changes: dict[str, str], good: bool, says: str, tmp_path: Path) -> None:

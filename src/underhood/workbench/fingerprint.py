@@ -18,6 +18,7 @@ from underhood.workbench.judge import Outcome, inputs
 
 TOLERANCE = 1e-5
 EXCEPTION = re.compile(r"((?:\w+\.)*(?:\w*(?:Error|Exception)|NonFinite|NotWritten|StopIteration)): .*", re.DOTALL)
+OBJECT = re.compile(r"<(?:[\w<>]+\.)+(\w+) object at 0x[0-9a-f]+>")  # the same class stands in another module on each side
 DECIMAL = re.compile(r"(-?\d+\.\d*(?:e[-+]?\d+)?)")
 
 
@@ -87,7 +88,7 @@ def numbers(value: Any) -> tuple[Any, ...]:
         return tuple(item for entry in value for item in (numbers(entry) or ("()",)))
     if isinstance(value, (bool, int, float)):
         return (float(value),)
-    return _words(re.sub(r"0x[0-9a-f]+", "0x", str(value)))
+    return _words(re.sub(r"0x[0-9a-f]+", "0x", OBJECT.sub(r"<\1>", str(value))))
 
 
 def _words(text: str) -> tuple[Any, ...]:
