@@ -87,3 +87,20 @@ def test_latent_attention_keeps_little() -> None:
     wide = LatentConfig(kv_rank=12, rope_width=6, nope_width=8, value_width=5)
     config = llama(vocab_size=9, n_layer=3, attention="underhood.nn.latent:LatentAttention", latent=wide)
     assert cache_bytes(config, 10, itemsize=2) == 3 * 10 * 18 * 2
+
+
+def test_what_rolls_out_is_given_back() -> None:
+    """A view of the end would hold the whole prompt in memory."""
+    layer = RollingLayer(4)
+    layer.extend(torch.zeros(1, 1, 1000, 8), torch.zeros(1, 1, 1000, 8))
+    assert layer.keys.untyped_storage().nbytes() == 3 * 8 * 4
+
+
+def test_keep_never_lengthens_and_a_refusal_keeps_nothing() -> None:
+    layer = LayerCache(4)
+    layer.extend(torch.ones(1, 1, 3, 1), torch.ones(1, 1, 3, 1))
+    layer.keep(9)
+    assert layer.length == 3
+    with pytest.raises(ShapeError):
+        layer.extend(torch.zeros(1, 1, 2, 1), torch.zeros(1, 1, 2, 1))
+    assert layer.length == 3

@@ -1,14 +1,17 @@
 """A conversation's cache is right whatever was said before."""
 
 import random
+from pathlib import Path
 
 import pytest
 import torch
 
 from tests.infer.small import CONFIGS, model
-from underhood.base.errors import DataError
+from tests.interop.families import saved
+from underhood.base.errors import DataError, ShapeError
 from underhood.infer.cache import KVCache
 from underhood.infer.session import Session, continue_greedily, decode, in_common, prefill, weights_version
+from underhood.interop.models import load_weights
 
 
 @torch.no_grad()
@@ -67,8 +70,30 @@ def test_prefill_then_decode() -> None:
     torch.testing.assert_close(torch.stack([first, second], 1), whole[:, 4:], rtol=1e-4, atol=1e-5)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("case", ["llama", "gpt2"])
+def test_the_text_is_that_of_transformers_cached_generation(tmp_path: Path, case: str) -> None:
+    theirs = saved(tmp_path, case)
+    prompt = torch.randint(200, (2, 5), generator=torch.Generator().manual_seed(0)) % theirs.config.vocab_size
+    expected = theirs.generate(
+        prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=20, use_cache=True, do_sample=False, eos_token_id=None, pad_token_id=0
+    )
+    found = torch.stack(list(continue_greedily(load_weights(tmp_path), prompt, 20)), dim=1)
+    assert torch.equal(found, expected[:, 5:])
+
+
 def test_in_common() -> None:
     assert [in_common(a, b) for a, b in (([1, 2], [1, 2, 3]), ([1, 2], [1, 3]), ([], [1]), ([1], [1]))] == [2, 1, 0, 1]
+
+
+@torch.no_grad()
+def test_a_prompt_that_was_refused_leaves_nothing_behind() -> None:
+    made = model()
+    session, text = Session(made), [i % 250 for i in range(made.config.context + 1)]
+    session.logits(text[:3])
+    with pytest.raises(ShapeError):
+        session.logits(text)
+    torch.testing.assert_close(session.logits(text[:20]), made(torch.tensor([text[:20]]))[0, -1], rtol=1e-4, atol=1e-5)
 
 
 def test_nothing_to_continue() -> None:

@@ -17,38 +17,43 @@ Pair = tuple[Float[Tensor, "B G S D"], Float[Tensor, "B G S D"]]
 
 
 class LayerCache:
-    """One layer's keys and values, in buffers of ``capacity`` positions made at the first use."""
+    """One layer's keys and values, in buffers of ``capacity`` positions made at the first use.
+
+    ``length`` positions are held; ``keys`` and ``values`` are the buffers, (B G capacity D) in the dtype of what came first.
+    """
 
     def __init__(self, capacity: int) -> None:
         self.capacity, self.length = capacity, 0
         self.keys, self.values = torch.empty(0), torch.empty(0)
 
     def extend(self, k: Float[Tensor, "B G T D"], v: Float[Tensor, "B G T D"]) -> Pair:
-        """Append; the result holds all positions so far. Raises ``ShapeError`` beyond the capacity."""
-        T = k.shape[2]
-        if self.length + T > self.capacity:
-            raise ShapeError(f"{self.length + T} positions in the cache", expected=f"at most {self.capacity}")
+        """Append; the result holds all positions so far. Raises ``ShapeError`` beyond the capacity, and then nothing is kept.
+
+        How: make both buffers when nothing is held, write the new positions behind the old, and give back the filled part, which is a view and no copy.
+        """
+        end = self.length + k.shape[2]
+        if end > self.capacity:
+            raise ShapeError(f"{end} positions in the cache", expected=f"at most {self.capacity}")
         if self.length == 0:
             self.keys, self.values = (x.new_empty(*x.shape[:2], self.capacity, x.shape[3]) for x in (k, v))
-        end = self.length + T
         self.keys[:, :, self.length : end], self.values[:, :, self.length : end] = k, v
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
 
     def keep(self, length: int) -> None:
-        """Forget all but the first ``length`` positions."""
+        """Forget all but the first ``length`` positions; a length beyond what is held changes nothing."""
         self.length = min(length, self.length)
 
 
 class KVCache:
-    """A ``LayerCache`` for each of a model's layers."""
+    """A ``LayerCache`` for each of a model's layers, in ``layers``."""
 
     def __init__(self, n_layer: int, capacity: int) -> None:
         self.layers = [LayerCache(capacity) for _ in range(n_layer)]
 
     @property
     def length(self) -> int:
-        """Positions held."""
+        """Positions held: where the next token stands."""
         return self.layers[0].length
 
     def keep(self, length: int) -> None:
@@ -80,7 +85,7 @@ class StaticLayer:
 
 
 class StaticCache:
-    """A ``StaticLayer`` for each of a model's layers, and the mask that goes with them."""
+    """A ``StaticLayer`` for each of a model's layers, in ``layers``, and the mask that goes with them."""
 
     def __init__(self, n_layer: int, capacity: int) -> None:
         self.capacity = capacity
@@ -92,29 +97,39 @@ class StaticCache:
         return self.layers[0].length
 
     def filled(self, coming: int) -> Bool[Tensor, "S"]:
-        """Which of the ``capacity`` places will hold something once ``coming`` more positions are in."""
+        """Which of the ``capacity`` places will hold something once ``coming`` more positions are in.
+
+        How: what is held stands at the end, so the last length + ``coming`` places.
+        """
         return torch.arange(self.capacity) >= self.capacity - self.length - coming
 
 
 class RollingLayer:
-    """One layer's last ``window`` - 1 keys and values: with itself, all that a new query can see."""
+    """One layer's last ``window`` - 1 keys and values: with itself, all that a new query can see. ``length`` counts all that have been through."""
 
     def __init__(self, window: int) -> None:
         self.window, self.length = window, 0
         self.keys, self.values = torch.empty(0), torch.empty(0)
 
     def extend(self, k: Float[Tensor, "B G T D"], v: Float[Tensor, "B G T D"]) -> Pair:
-        """Append; the result holds what was kept and what is new, ending at the newest."""
+        """Append; the result holds what was kept and what is new, ending at the newest.
+
+        How: keep a copy of the end, for a view of it would hold the whole in memory.
+        """
+        T = k.shape[2]
         if self.length:
             k, v = torch.cat([self.keys, k], dim=2), torch.cat([self.values, v], dim=2)
-        self.length += k.shape[2] - (self.keys.shape[2] if self.length else 0)
         first = max(0, k.shape[2] - (self.window - 1))
-        self.keys, self.values = k[:, :, first:], v[:, :, first:]
+        self.keys, self.values = k[:, :, first:].clone(), v[:, :, first:].clone()
+        self.length += T
         return k, v
 
 
 class RollingCache:
-    """A ``RollingLayer`` for each layer that has a window, a ``LayerCache`` of ``capacity`` for each other. Raises ``ConfigError`` where no layer has one."""
+    """A ``RollingLayer`` for each layer that has a window, a ``LayerCache`` of ``capacity`` for each other, in ``layers``.
+
+    ``windows`` holds each layer's, None for one without. Raises ``ConfigError`` where no layer has one.
+    """
 
     def __init__(self, windows: Sequence[int | None], capacity: int) -> None:
         if not any(windows):
@@ -131,6 +146,8 @@ def cache_bytes(config: GPTConfig, length: int, *, itemsize: int = 4, batch: int
     """The memory of keys and values for ``batch`` texts of ``length`` tokens: 2 · B · Σ over layers of min(length, window - 1) · G · D · itemsize bytes.
 
     Without windows that is 2 · B · L · length · G · D numbers. Latent attention keeps kv_rank + rope_width numbers a position in place of 2 · G · D.
+
+    How: the numbers of one position in one layer, times the positions that each layer of ``config.block_configs`` keeps.
     """
     wide = config.latent
     numbers = 2 * (config.n_kv_head or config.n_head) * config.head_width if wide is None else wide.kv_rank + wide.rope_width

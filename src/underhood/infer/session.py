@@ -16,7 +16,10 @@ from underhood.nn.gpt import GPT
 
 @torch.no_grad()
 def prefill(model: GPT, ids: Int[Tensor, "B T"], cache: KVCache) -> Float[Tensor, "B V"]:
-    """Logits after the last of ``ids``, which continue what the cache holds; their keys and values are kept."""
+    """Logits after the last of ``ids``, which continue what the cache holds; their keys and values are kept.
+
+    How: the head is applied to the last position alone; nobody asked for the others' logits.
+    """
     return model.logits(model.hidden(ids, cache)[:, -1])
 
 
@@ -27,7 +30,7 @@ def decode(model: GPT, tokens: Int[Tensor, "B"], cache: KVCache) -> Float[Tensor
 
 
 def continue_greedily(model: GPT, ids: Int[Tensor, "B T"], count: int) -> Iterator[Int[Tensor, "B"]]:
-    """The likeliest next token of each row, ``count`` times: the prompt once, then a token at a time."""
+    """The likeliest next token of each row, ``count`` times: the prompt once, then a token at a time. Nothing is computed after the last."""
     cache = KVCache(model.config.n_layer, ids.shape[1] + count)
     tokens = prefill(model, ids, cache).argmax(-1)
     for _ in range(count - 1):
@@ -42,12 +45,15 @@ def in_common(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 def weights_version(model: GPT) -> tuple[int, ...]:
-    """Changes whenever a weight is written to: torch counts the writes to every tensor."""
+    """Changes whenever a weight is written to, or another tensor takes its place.
+
+    How: torch counts the writes to every tensor (``_version``), and ``data_ptr()`` says where it lies. A write through ``.data`` is not counted.
+    """
     return tuple(n for p in model.parameters() for n in (p.data_ptr(), p._version))
 
 
 class Session:
-    """A model and the text that its cache holds. ``computed`` counts the positions that were worked through."""
+    """A model and the text that its cache, a ``KVCache`` of the model's context, holds. ``computed`` counts the positions that were worked through."""
 
     def __init__(self, model: GPT) -> None:
         self.model, self.cache, self.ids, self.computed = model, KVCache(model.config.n_layer, model.config.context), list[int](), 0
@@ -64,6 +70,8 @@ class Session:
         known = in_common(self.ids, ids) if version == self.version else 0
         known = min(known, len(ids) - 1)
         self.cache.keep(known)
-        self.ids, self.version = list(ids), version
+        self.ids, self.version = list(ids[:known]), version  # true even if what follows is refused
+        logits = prefill(self.model, torch.tensor([list(ids[known:])]), self.cache)[0]
+        self.ids = list(ids)
         self.computed += len(ids) - known
-        return prefill(self.model, torch.tensor([list(ids[known:])]), self.cache)[0]
+        return logits
