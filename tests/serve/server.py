@@ -21,6 +21,7 @@ from underhood.serve.server import Server, furnish
 from underhood.text.tokenizer import Tokenizer
 
 NAME = "tiny"
+CONFIG = ServeConfig()
 ENGINE = EngineConfig(n_blocks=64, block_size=4, tokens_per_step=64, max_running=8, max_waiting=64)
 
 
@@ -59,7 +60,7 @@ class Running:
 
 @contextlib.contextmanager
 def running(
-    made: GPT | None = None, tokenizer: Tokenizer = TOKENIZER, engine: EngineConfig = ENGINE, config: ServeConfig = ServeConfig(), folder: Path | None = None
+    made: GPT | None = None, tokenizer: Tokenizer = TOKENIZER, engine: EngineConfig = ENGINE, config: ServeConfig = CONFIG, folder: Path | None = None
 ) -> Iterator[Running]:
     with tempfile.TemporaryDirectory() as empty:
         house = furnish(made or model(), tokenizer, folder or Path(empty), config, engine, name=NAME)

@@ -24,7 +24,7 @@ class ApiError(Exception):
     def body(self) -> dict[str, Any]:
         """The JSON that says it."""
         kind = KINDS.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+        return {"error": {"message": _writable(self.message), "type": kind, "param": self.param and _writable(self.param), "code": self.code}}
 
     @property
     def headers(self) -> dict[str, str]:
@@ -66,12 +66,17 @@ async def on_invalid(request: Request, error: Exception) -> JSONResponse:
         return ApiError(400, "the body is not valid JSON", code="invalid_json").response()
     if first["type"] == "extra_forbidden":
         return ApiError(400, f"{param}: this server does not know the field", param=param, code="unknown_parameter").response()
-    return ApiError(400, f"{param}: {first['msg']}"[:500], param=param, code="invalid_value").response()
+    return ApiError(400, f"{param or 'the body'}: {first['msg']}"[:500], param=param, code="invalid_value").response()
 
 
 async def on_fault(request: Request, error: Exception) -> JSONResponse:
     """A fault of ours: the log has the traceback, the client learns nothing of it."""
     return ApiError(500, "a fault of the server's; its log says more", code="internal_error").response()
+
+
+def _writable(text: str) -> str:
+    """Without halves of surrogate pairs, which JSON can bring and UTF-8 cannot hold."""
+    return text.encode("utf-8", errors="replace").decode()
 
 
 def _path(place: Sequence[int | str]) -> str | None:

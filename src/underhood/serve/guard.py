@@ -18,7 +18,7 @@ from underhood.serve.house import House
 
 STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 BRACKETS = re.compile(rb"[\[\]{}]")
-OPEN = frozenset({"/", "/page/chat.css", "/page/chat.js", "/page/icon.svg", "/health"})  # nothing in them that a token would protect
+OPEN = frozenset({"/", "/page/chat.css", "/page/chat.js", "/page/attention.js", "/page/icon.svg", "/health"})  # nothing in them that a token would protect
 PATHS = OPEN | {"/v1/models", "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/underhood/attention", "/metrics", "/openapi.json"}
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
@@ -104,7 +104,7 @@ def require_token(headers: Mapping[str, str], token: str) -> None:
     if not token:
         return
     scheme, _, given = headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.encode()):
+    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), token.encode()):
         raise ApiError(401, "no token, or a wrong one: send 'Authorization: Bearer …'", code="invalid_api_key")
 
 

@@ -89,7 +89,7 @@ class CompletionRequest(Sampling):
         """One prompt or several, as a list."""
         found = self.prompt
         if isinstance(found, str) or isinstance(found[0], int):
-            return [found]  # type: ignore[list-item]
+            return [found]
         return cast(list[str | list[int]], found)
 
 

@@ -1,0 +1,335 @@
+"""Load, faults and ends: who leaves, who is slow, who comes too late, and a server that stops."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+
+from tests.infer.small import TOKENIZER, alone, generations, model
+from tests.serve.server import CONFIG, ENGINE, NAME, Running, events, running
+from underhood.infer.engine import EngineConfig
+from underhood.interop.export import save_model
+from underhood.serve.house import ServeConfig
+
+LONG = {"max_tokens": 90, "logit_bias": {"256": -100}}
+
+
+def test_requests_at_once_each_get_what_the_engine_gives_alone(served: Running) -> None:
+    made, asked = model(), generations(24, most=30)
+
+    def ask(i: int) -> tuple[int, str]:
+        g = asked[i]
+        fields = {"prompt": list(g.prompt), "temperature": g.sample.temperature, "top_p": g.sample.top_p, "max_tokens": g.sample.max_tokens, "seed": g.seed}
+        answer = served.complete(**fields, logit_bias={}, user=g.client, logprobs=0, stream=bool(i % 2))
+        assert answer.status_code == 200, answer.text
+        chunks = [e for e in events(answer.text) if e != "[DONE]"] if i % 2 else [answer.json()]
+        return i, "".join(c["choices"][0]["text"] for c in chunks)
+
+    with ThreadPoolExecutor(24) as threads:
+        for i, text in threads.map(ask, range(24)):
+            ids = alone(made, asked[i])
+            ids = ids[: ids.index(256)] if 256 in ids else ids
+            assert text == TOKENIZER.decode(ids)
+
+
+# ── those who leave ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def leave(served: Running, draw: random.Random, stream: bool) -> None:
+    """Ask for much, read a little of it or nothing, and hang up."""
+    body = json.dumps({"model": NAME, "messages": [{"role": "user", "content": "Hi"}], "stream": stream, "n": draw.choice([1, 3]), "seed": 1}).encode()
+    with socket.create_connection(("127.0.0.1", served.server.port), 10) as connection:
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode() + body[: draw.choice([5, len(body), len(body), len(body)])])
+        if stream and draw.random() < 0.7:
+            connection.settimeout(draw.random() * 0.2)
+            with contextlib.suppress(TimeoutError):
+                connection.recv(draw.randrange(1, 2000))
+        else:
+            time.sleep(draw.random() * 0.05)
+
+
+def many_leave(count: int) -> None:
+    with running(engine=dataclasses.replace(ENGINE, max_waiting=500)) as served, ThreadPoolExecutor(20) as threads:
+        draws = [random.Random(i) for i in range(count)]
+        list(threads.map(lambda i: leave(served, draws[i], bool(i % 2)), range(count)))
+        served.require_nothing_held(20)
+        assert served.house.metrics.cancelled > count / 10
+        assert served.complete().status_code == 200
+
+
+def test_clients_that_vanish_leave_nothing_behind() -> None:
+    many_leave(200)
+
+
+@pytest.mark.slow
+def test_two_thousand_clients_that_vanish() -> None:
+    many_leave(2000)
+
+
+def test_without_the_cancellation_blocks_stay_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control: what nobody waits for goes on."""
+    with running() as served:
+        monkeypatch.setattr(served.house.worker, "_cancel", lambda answer, reason="": None)
+        slow_down(served, 0.05)
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(served.url + "/v1/completions", json={"model": NAME, "prompt": "a", **LONG}, timeout=0.5)
+        with pytest.raises(AssertionError):
+            served.require_nothing_held(1)
+        while served.house.worker.engine.busy:
+            time.sleep(0.01)
+
+
+def slow_down(served: Running, seconds: float) -> None:
+    """Let each step of the engine take so long."""
+    engine = served.house.worker.engine
+    step = engine.step
+
+    def slow() -> int:
+        time.sleep(seconds)
+        return step()
+
+    engine.step = slow  # type: ignore[method-assign]
+
+
+# ── those who are slow, and those who are too many ────────────────────────────────────────────────────────────────────
+
+
+def test_a_reader_who_takes_nothing_is_given_up() -> None:
+    """What a reader does not take is held up to a bound, and only so long."""
+    big = dataclasses.replace(ENGINE, n_blocks=2000, max_running=64, max_waiting=200)
+    with running(engine=big, config=dataclasses.replace(CONFIG, send_seconds=0.5)) as served:
+        body = json.dumps({"model": NAME, "prompt": "a", "n": 128, "stream": True, "logprobs": 20, **LONG}).encode()
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            connection.connect(("127.0.0.1", served.server.port))
+            head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            connection.sendall(head.encode() + body)
+            served.require_nothing_held(30)
+            assert served.house.metrics.cancelled > 0
+
+
+def test_beyond_the_queue_clients_are_told_to_come_again() -> None:
+    with running(engine=dataclasses.replace(ENGINE, max_running=1, max_waiting=3)) as served:
+        slow_down(served, 0.02)
+        with ThreadPoolExecutor(12) as threads:
+            answers = list(threads.map(lambda i: served.complete(max_tokens=20, stream=bool(i % 2)), range(12)))
+        late = [a for a in answers if a.status_code == 429]
+        assert {a.status_code for a in answers} == {200, 429}
+        assert len(late) >= 12 - 5
+        for answer in late:
+            assert int(answer.headers["retry-after"]) >= 1
+            assert answer.json()["error"]["code"] == "queue_full"
+        served.require_nothing_held()
+
+
+def test_no_more_are_let_inside_than_may_be() -> None:
+    with running(config=dataclasses.replace(CONFIG, inside=2)) as served:
+        slow_down(served, 0.02)
+        with ThreadPoolExecutor(6) as threads:
+            codes = list(threads.map(lambda i: served.complete(max_tokens=20).status_code, range(6)))
+        assert codes.count(200) == 2
+        assert codes.count(429) == 4
+
+
+def test_five_hundred_connections(served: Running) -> None:
+    idle = [socket.create_connection(("127.0.0.1", served.server.port), 5) for _ in range(500)]
+    try:
+        assert served.get("/health").status_code == 200
+        assert served.complete().status_code == 200
+    finally:
+        for connection in idle:
+            connection.close()
+
+
+def test_health_and_metrics_answer_under_load(served: Running) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        busy = [threads.submit(served.complete, n=8, **{**LONG, "max_tokens": 60}) for _ in range(8)]
+        slowest = 0.0
+        while not all(b.done() for b in busy):
+            start = time.monotonic()
+            assert served.get("/health").status_code == 200
+            slowest = max(slowest, time.monotonic() - start)
+        assert slowest < 2
+        assert {b.result().status_code for b in busy} <= {200, 429}
+    text = served.get("/metrics").text
+    values = {line.split(" ")[0]: float(line.split(" ")[1]) for line in text.splitlines() if not line.startswith("#")}
+    assert values["underhood_blocks"] == 64
+    assert values["underhood_running"] == values["underhood_waiting"] == values["underhood_blocks_used"] == 0
+    assert values["underhood_generated_total"] >= 60
+    assert values['underhood_first_token_seconds_bucket{le="+Inf"}'] == values["underhood_first_token_seconds_count"] > 0
+    assert values['underhood_answers_total{path="/v1/completions",status="200"}'] >= 1
+
+
+# ── faults ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_deadline(stream: bool) -> None:
+    with running(config=ServeConfig(deadline=0.3)) as served:
+        slow_down(served, 0.05)
+        answer = served.complete(stream=stream, **LONG)
+        error = (events(answer.text)[-1] if stream else answer.json())["error"]
+        assert error["code"] == "deadline_exceeded"
+        assert stream or answer.status_code == 504
+        served.require_nothing_held()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_numbers_that_are_none_are_an_error_and_never_a_token(stream: bool) -> None:
+    made = model()
+    bad = TOKENIZER.encode("!")[0]
+    with torch.no_grad():
+        made.tokens.weight[bad] = torch.nan
+    with running(made) as served:
+        answer = served.complete(prompt="a!", stream=stream)
+        found = events(answer.text) if stream else [answer.json()]
+        assert "[DONE]" not in found
+        assert found[-1]["error"]["code"] == "generation_failed"
+        assert "not finite" in found[-1]["error"]["message"]
+        assert not any(c["text"] for e in found[:-1] for c in e["choices"])
+        assert served.complete(prompt="a!", echo=True, logprobs=1, max_tokens=0).status_code == 500
+        served.require_nothing_held()
+
+
+def test_a_step_that_fails_ends_what_runs_and_nothing_else(served: Running, caplog: pytest.LogCaptureFixture) -> None:
+    engine = served.house.worker.engine
+    step = engine.step
+
+    def fail() -> int:
+        engine.step = step  # type: ignore[method-assign]
+        raise RuntimeError("out of memory")
+
+    engine.step = fail  # type: ignore[method-assign]
+    answer = served.complete()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "generation_failed")
+    assert "out of memory" not in answer.text
+    assert served.complete().status_code == 200
+    served.require_nothing_held()
+
+
+def test_an_engine_that_cannot_go_on_says_so() -> None:
+    with running() as served:
+        engine = served.house.worker.engine
+
+        def fail(*given: Any) -> int:
+            raise RuntimeError("broken")
+
+        engine.step, engine.cancel = fail, fail  # type: ignore[assignment, method-assign]
+        assert served.complete().status_code == 500
+        assert served.get("/health").status_code == 503
+        assert served.complete().status_code == 503
+
+
+# ── the end ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_while_draining_nothing_new_is_taken_and_what_runs_ends() -> None:
+    with running(config=ServeConfig(grace=20)) as served:
+        slow_down(served, 0.02)
+        with httpx.Client() as other, ThreadPoolExecutor(1) as threads:
+            other.get(served.url + "/health")  # a connection that is open already
+            runs = threads.submit(served.complete, max_tokens=40, logit_bias={"256": -100})
+            while not served.house.inside:
+                time.sleep(0.01)
+            served.server.handle_exit(signal.SIGTERM, None)
+            answer = other.post(served.url + "/v1/completions", json={"model": NAME, "prompt": "a"})
+            assert (answer.status_code, other.get(served.url + "/health").status_code) == (503, 503)
+            assert "retry-after" in answer.headers
+            assert runs.result().json()["usage"]["completion_tokens"] == 40
+
+
+def test_beyond_the_grace_answers_end_with_an_error() -> None:
+    with running(config=ServeConfig(grace=0.2)) as served:
+        slow_down(served, 0.05)
+        with ThreadPoolExecutor(2) as threads:
+            runs = [threads.submit(served.complete, stream=stream, **LONG) for stream in (False, True)]
+            while served.house.inside < 2:
+                time.sleep(0.01)
+            served.server.handle_exit(signal.SIGTERM, None)
+            whole, stream = (r.result() for r in runs)
+        assert (whole.status_code, whole.json()["error"]["code"]) == (503, "unavailable")
+        assert events(stream.text)[-1]["error"]["code"] == "unavailable"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(model("gpt2"), tmp_path_factory.mktemp("models") / "small", TOKENIZER)
+
+
+def start(folder: Path, *words: str) -> "tuple[subprocess.Popen[str], str]":
+    """The command in a process of its own, and where it listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "underhood.cli.main", "serve", str(folder), "--port", str(port), "--kernels", "torch", *words]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    url, end = f"http://127.0.0.1:{port}", time.monotonic() + 60
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            if httpx.get(url + "/health").status_code == 200:
+                return process, url
+        except httpx.TransportError:
+            time.sleep(0.1)
+    process.kill()
+    raise AssertionError(process.communicate()[1])
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT], [signal.SIGTERM, signal.SIGINT]])
+def test_the_command_serves_and_stops_on_signals(folder: Path, signals: Sequence[signal.Signals]) -> None:
+    process, url = start(folder, "--grace", "5" if len(signals) == 1 else "60")
+    asked = {"model": "small", "prompt": "a", "max_tokens": 90, "n": 4}
+    background = threading.Thread(target=lambda: ask_anyhow(url, asked))
+    background.start()
+    time.sleep(0.2)
+    for number in signals:
+        process.send_signal(number)
+        time.sleep(0.3)
+    stderr = process.communicate(timeout=15)[1]
+    background.join(10)
+    assert process.returncode == 0, stderr
+    assert "Traceback" not in stderr
+    assert "small: plain text" in stderr
+
+
+def ask_anyhow(url: str, asked: dict[str, Any]) -> None:
+    with contextlib.suppress(httpx.TransportError):
+        httpx.post(url + "/v1/completions", json=asked, timeout=20)
+
+
+def test_a_soak(served: Running) -> None:
+    """Many small requests in turn leave nothing that grows."""
+    for i in range(60):
+        assert served.complete(seed=i, user=str(i), stream=bool(i % 2)).status_code == 200
+    served.require_nothing_held()
+    assert len(served.house.worker.engine.scheduler.batch.queue.served) <= 1
+
+
+@pytest.mark.slow
+def test_a_long_soak() -> None:
+    import psutil
+
+    with running(engine=EngineConfig(n_blocks=256)) as served:
+        sizes = []
+        for _ in range(6):
+            with ThreadPoolExecutor(8) as threads:
+                codes = set(threads.map(lambda i: served.complete(seed=i, max_tokens=20, user=str(i), stream=bool(i % 2)).status_code, range(400)))
+            assert codes == {200}
+            sizes.append(psutil.Process().memory_info().rss)
+        assert sizes[-1] < sizes[1] + 20 * 2**20
+        served.require_nothing_held()
