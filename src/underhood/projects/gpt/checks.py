@@ -13,7 +13,7 @@ from underhood.nn.block import BlockConfig
 from underhood.nn.gpt import GPTConfig
 from underhood.nn.rope import RopeConfig
 from underhood.projects.gpt.checks_training import CHECKS as TRAINING_CHECKS
-from underhood.projects.gpt.oracles import Kept, KeptLayer, drawn, noise, silenced, torch_block, torch_gpt, torch_hidden, tried, turned, whole_numbers
+from underhood.projects.gpt.oracles import Kept, KeptLayer, drawn, in_brief, noise, silenced, torch_block, torch_gpt, torch_hidden, tried, turned, whole_numbers
 
 CONFIG = GPTConfig(vocab_size=13, context=48, n_layer=2, n_head=2, width=8)
 BLOCK = BlockConfig(attend=AttentionConfig(width=8, n_head=2), hidden=32)
@@ -146,7 +146,7 @@ def parts_are_built_from(part: Part) -> None:
             expected = f"8, 8, {config.rotated_width}{rope}"
             equal(model.positions.told, expected, "positions get context, width, config.rotated_width, and rope where it is set", given=option)
         for i, block in enumerate(model.blocks):
-            equal(block.told, str(config.block_configs[i]), f"block {i} is built from config.block_configs[{i}]", given=option)
+            equal(block.told, in_brief(config.block_configs[i]), f"block {i} is built from config.block_configs[{i}]", given=option)
     fresh = tried("the model can be built", part.GPT, CONFIG)
     drawn_already = [name for name, p in fresh.named_parameters() if not p.isnan().all()]
     equal(drawn_already, [], "every weight is NaN until it is drawn or loaded")

@@ -3,6 +3,8 @@
 import functools
 import math
 import random
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -138,22 +140,29 @@ def check_evaluation_weighs_tokens_alike(part: Part, rng: random.Random) -> None
     ),
 )
 def check_adamw_equals_torch(part: Part, rng: random.Random) -> None:
-    start = noise(rng, 4, 3)
-    mine, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
-    ours = tried("the optimizer can be built", part.AdamW, [Group(parameters={"w": mine}, lr=0.02, weight_decay=0.3)], beta1=0.8, beta2=0.9, eps=1e-3)
-    torchs = torch.optim.AdamW([theirs], lr=0.02, weight_decay=0.3, betas=(0.8, 0.9), eps=1e-3)
-    for step in range(30):
-        before = (mine.detach().clone(), theirs.detach().clone())
-        mine.grad = noise(rng, 4, 3) * 10 ** (step % 3 - 1)
-        theirs.grad = mine.grad.clone()
-        tried("the optimizer steps", ours.step)
-        torchs.step()
-        given = f"update {step + 1} of one recorded gradient sequence, lr 0.02, decay 0.3, β 0.8 and 0.9, ε 0.001"
-        alike(mine - before[0], theirs - before[1], "the change of the weights is that of torch's AdamW", given=given, atol=1e-12, rtol=1e-8)
-        kept = tried("the optimizer keeps its state", lambda: ours.state["w"])
-        for slot, name in (("m", "exp_avg"), ("v", "exp_avg_sq")):
-            says = f'state["{slot}"] holds the running mean after the update: it is changed in place, and not divided by 1 − βᵗ'
-            alike(kept.get(slot), torchs.state[theirs][name], says, given=given, atol=1e-12, rtol=1e-8)
+    for weight_decay, eps in ((0.0, 1e-8), (0.3, 1e-3)):
+        start = noise(rng, 4, 3)
+        mine, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+        groups = [Group(parameters={"w": mine}, lr=0.02, weight_decay=weight_decay)]
+        ours = tried("the optimizer can be built", part.AdamW, groups, beta1=0.8, beta2=0.9, eps=eps)
+        torchs = torch.optim.AdamW([theirs], lr=0.02, weight_decay=weight_decay, betas=(0.8, 0.9), eps=eps)
+        for step in range(30):
+            given = f"update {step + 1} of one recorded gradient sequence; lr 0.02, decay {weight_decay}, β 0.8 and 0.9, ε {eps}"
+            before = (mine.detach().clone(), theirs.detach().clone())
+            mine.grad = noise(rng, 4, 3) * 10 ** (step % 3 - 1)
+            theirs.grad = mine.grad.clone()
+            tried("the optimizer steps", ours.step, given=given)
+            torchs.step()
+            alike(mine - before[0], theirs - before[1], "the change of the weights is that of torch's AdamW", given=given, atol=1e-12, rtol=1e-8)
+            moments_are(ours, torchs.state[theirs], given)
+
+
+def moments_are(optimizer: Any, theirs: Mapping[str, Tensor], given: str) -> None:
+    """The state of the weight ``w`` is torch's."""
+    kept = tried("the optimizer keeps its state", lambda: optimizer.state["w"])
+    for slot, name in (("m", "exp_avg"), ("v", "exp_avg_sq")):
+        says = f'state["{slot}"] holds the running mean after the update: it is changed in place, and not divided by 1 − βᵗ'
+        alike(kept.get(slot), theirs[name], says, given=given, atol=1e-12, rtol=1e-8)
 
 
 @check(
@@ -188,7 +197,7 @@ def check_clipping_is_global(part: Part, rng: random.Random) -> None:
         for p, q, g in zip(mine, theirs, gradients, strict=True):
             p.grad, q.grad = g.clone(), g.clone()
         expected = float(nn.utils.clip_grad_norm_(theirs, limit or math.inf))
-        given = f"two gradients of norm {expected:.3g} together, a parameter without one, limit {limit}"
+        given = f"an iterator over two gradients of norm {expected:.3g} together, a parameter without one, limit {limit}"
         found = tried("clipping runs", part.clip_gradients, Once([*mine, nn.Parameter(torch.zeros(2))]), limit, given=given)
         close(float(found), expected, "the norm is that of all gradients together, before clipping", given=given, rtol=1e-5)
         for i, (p, q) in enumerate(zip(mine, theirs, strict=True), 1):

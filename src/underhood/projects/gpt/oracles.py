@@ -135,7 +135,12 @@ class NotingBlock(nn.Module):
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
-        self.told = str(config)
+        self.told = in_brief(config)
+
+
+def in_brief(config: BlockConfig) -> str:
+    """What tells a block's configuration from another block's."""
+    return f"attention={config.attention.rpartition(':')[2]}, window={config.attend.window}"
 
 
 class Drop(nn.Module):
