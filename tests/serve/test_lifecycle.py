@@ -120,6 +120,8 @@ def test_a_reader_who_takes_nothing_is_given_up() -> None:
             connection.connect(("127.0.0.1", served.server.port))
             head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
             connection.sendall(head.encode() + body)
+            while not served.house.inside:
+                time.sleep(0.01)
             served.require_nothing_held(30)
             assert served.house.metrics.cancelled > 0
 
@@ -293,7 +295,7 @@ def start(folder: Path, *words: str) -> "tuple[subprocess.Popen[str], str]":
 @pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT], [signal.SIGTERM, signal.SIGINT]])
 def test_the_command_serves_and_stops_on_signals(folder: Path, signals: Sequence[signal.Signals]) -> None:
     process, url = start(folder, "--grace", "5" if len(signals) == 1 else "60")
-    asked = {"model": "small", "prompt": "a", "max_tokens": 90, "n": 4}
+    asked = {"model": "small", "prompt": "a", "max_tokens": 90, "n": 100, "logit_bias": {"256": -100}}
     background = threading.Thread(target=lambda: ask_anyhow(url, asked))
     background.start()
     time.sleep(0.2)

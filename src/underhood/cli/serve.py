@@ -37,7 +37,7 @@ def command(
 ) -> None:
     """Serve a model: OpenAI's /v1/chat/completions and /v1/completions, /metrics, /health, and a chat page at /. Ctrl-C lets answers finish and ends."""
     from underhood.cli.console import note
-    from underhood.cli.train import bound, chosen_parts
+    from underhood.cli.parts import bound, chosen_parts, note_given
     from underhood.infer.engine import EngineConfig
     from underhood.serve.house import ServeConfig
     from underhood.serve.server import Server, open_house
@@ -51,6 +51,8 @@ def command(
     parts = chosen_parts(mine, with_ or [])
     with bound(parts):
         house = open_house(model, config, engine, name=name, dtype=dtype, readable=bool(parts), compiled=kernels == "auto")
+        if parts:
+            note_given(house.model)
         note(f"{house.name}: {house.dialogue.says}.")
         note(f"http://{'localhost' if is_own(host) else host}:{port}  (API: /v1, model {house.name!r})" if port else "on a free port")
         sys.stderr.flush()
