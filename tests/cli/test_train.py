@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -64,7 +65,7 @@ def test_progress_is_short_and_the_end_is_told_once(texts: Path, tmp_path: Path)
     done = underhood("train", "--data", "texts", "--steps", "40", *TINY, "--set", "vocab_size=270", cwd=tmp_path)
     lines = [line for line in done.stderr.splitlines() if line.startswith("step ")]
     assert 9 <= len(lines) <= 12
-    assert all("loss" in line and "held-out loss" in line and "tokens/s" in line for line in lines)
+    assert all(re.fullmatch(r"step \d+/40: loss \S+, held-out \S+ \(\S+ bits per byte\), \S+ tokens/s", line) for line in lines)
     assert sum(line.startswith("    ") for line in done.stderr.splitlines()) <= 3 * 3
     assert "step 40" not in done.stderr
     assert done.stdout.count("after 40 of 40 steps") == 1

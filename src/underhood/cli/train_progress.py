@@ -23,7 +23,7 @@ class TrainingProgress(Callback):
         self.console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn())
         self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
-        self.latest = ""
+        self.latest = ("", "")
         self.task = self.bar.add_task("training", total=run.config.train.steps, completed=from_step)
 
     def __enter__(self) -> "TrainingProgress":
@@ -37,7 +37,7 @@ class TrainingProgress(Callback):
         """Move the bar."""
         rate = figures.tokens / figures.seconds
         self.bar.update(self.task, completed=figures.step, description=f"loss {figures.loss:.3f} · {rate:,.0f} tokens/s")
-        self.latest = f"loss {figures.loss:.3f}, {rate:,.0f} tokens/s"
+        self.latest = (f"loss {figures.loss:.3f}", f"{rate:,.0f} tokens/s")
 
     def after_validation(self, trainer: Trainer, step: int, figures: Mapping[str, float]) -> None:
         """Print a line when the next tenth of the run is done, and what the model writes now after a quarter."""
@@ -45,8 +45,8 @@ class TrainingProgress(Callback):
             return
         sampled = self._passes(step, SAMPLES)
         if sampled or self._passes(step, LINES):
-            held_out = f"held-out loss {figures['loss']:.3f}, {figures['bits_per_byte']:.3f} bits per byte"
-            self.console.print(f"step {step}/{self.run.config.train.steps}: {self.latest}; {held_out}", highlight=False)
+            (loss, rate), held_out = self.latest, f"held-out {figures['loss']:.3f} ({figures['bits_per_byte']:.3f} bits per byte)"
+            self.console.print(f"step {step}/{self.run.config.train.steps}: {loss}, {held_out}, {rate}", highlight=False, soft_wrap=True)
         if sampled:
             text = self.sample(trainer)
             self.metrics.write(step, sample=text)
