@@ -273,7 +273,7 @@ def _walk(graph: list[list[int]]) -> set[int]:
 )
 def check_chain(part: Part, rng: random.Random) -> None:
     """Along one path the slopes are multiplied: worked by hand for tanh(w·x)·v."""
-    w, x, v = rng.uniform(0.5, 1), rng.uniform(0.5, 1), rng.uniform(1, 2)
+    w, x, v = (round(rng.uniform(0.5, 1), 2) for _ in range(3))
     leaves = [part.Value(n) for n in (w, x, v)]
     result = (leaves[0] * leaves[1]).tanh() * leaves[2]
     given = f"tanh(w·x)·v with w = {w}, x = {x}, v = {v}"

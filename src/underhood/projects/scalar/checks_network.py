@@ -26,7 +26,7 @@ def _data(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def _set(parameters: list[Any], rng: random.Random, size: float = 1) -> list[float]:
     """Give every parameter a number of our choice, biases too, and return them."""
-    numbers = [rng.uniform(-size, size) for _ in parameters]
+    numbers = [round(rng.uniform(-size, size), 2) for _ in parameters]
     for parameter, number in zip(parameters, numbers, strict=True):
         parameter.data = number
     return numbers
@@ -130,8 +130,7 @@ def check_layer(part: Part, rng: random.Random) -> None:
 )
 def check_mean_squared_error(part: Part, rng: random.Random) -> None:
     """The mean over all outputs of (output − target)², and its slope 2 (output − target) ÷ number of outputs."""
-    outputs = [[rng.uniform(-1, 1) for _ in range(2)] for _ in range(3)]
-    targets = [[rng.uniform(-1, 1) for _ in range(2)] for _ in range(3)]
+    outputs, targets = [[[round(rng.uniform(-1, 1), 2) for _ in range(2)] for _ in range(3)] for _ in range(2)]
     nodes = [[part.Value(y) for y in row] for row in outputs]
     given = f"3 points with 2 outputs each: outputs {outputs}, targets {targets}"
     loss = runs(lambda: part.mean_squared_error(nodes, targets), "mean_squared_error does not run", given=given)
