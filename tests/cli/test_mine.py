@@ -120,7 +120,7 @@ def test_train_with_a_part_says_what_of_it_ran(tmp_path: Path, monkeypatch: pyte
     ("text", "told"),
     [
         (None, ["own.py: no such file"]),
-        ("", ["0 of 14 checks hold; next: Average the past (step 1)", "underhood check attention --file"]),
+        ("", [f"0 of {len(ATTENTION.checks())} checks hold; next: Average the past (step 1)", "underhood check attention --file"]),
         ("def attend(:\n", ["own.py, line 1: the file cannot be run: SyntaxError"]),
     ],
 )
