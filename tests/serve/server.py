@@ -17,7 +17,7 @@ from tests.infer.small import TOKENIZER, model
 from underhood.infer.engine import EngineConfig
 from underhood.nn.gpt import GPT
 from underhood.serve.house import House, ServeConfig
-from underhood.serve.server import Server, furnish
+from underhood.serve.server import Server, furnish, listen
 from underhood.text.tokenizer import Tokenizer
 
 NAME = "tiny"
@@ -31,6 +31,7 @@ class Running:
 
     server: Server
     house: House
+    port: int
     url: str
 
     @property
@@ -64,17 +65,20 @@ def running(
 ) -> Iterator[Running]:
     with tempfile.TemporaryDirectory() as empty:
         house = furnish(made or model(), tokenizer, folder or Path(empty), config, engine, name=NAME)
-    server = Server(house, "127.0.0.1", 0)
-    thread = threading.Thread(target=server.run)
+    listening = listen("127.0.0.1", 0)
+    port = listening.getsockname()[1]
+    server = Server(house, listening)
+    thread = threading.Thread(target=server.serve_until_stopped)
     thread.start()
     try:
         while not server.started:
             assert thread.is_alive()
             time.sleep(0.01)
-        yield Running(server, house, f"http://127.0.0.1:{server.port}")
+        yield Running(server, house, port, f"http://127.0.0.1:{port}")
     finally:
         server.should_exit = True
         thread.join(10)
+        listening.close()
         assert not thread.is_alive()
 
 

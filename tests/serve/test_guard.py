@@ -94,7 +94,7 @@ def test_without_a_token_the_check_lets_everybody_in() -> None:
 
 
 def test_headers_that_decide_stand_once(served: Running) -> None:
-    with socket.create_connection(("127.0.0.1", served.server.port), 5) as connection:
+    with socket.create_connection(("127.0.0.1", served.port), 5) as connection:
         connection.sendall(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n")
         assert b" 400 " in connection.recv(1000).split(b"\r\n")[0]
 
@@ -104,7 +104,7 @@ def test_headers_that_decide_stand_once(served: Running) -> None:
 
 def first_line(served: Running, head: str, chunks: Any = ()) -> str:
     """The status line that a raw request gets; sending stops when the server does not take any more."""
-    with socket.create_connection(("127.0.0.1", served.server.port), 10) as connection:
+    with socket.create_connection(("127.0.0.1", served.port), 10) as connection:
         connection.sendall(f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{head}\r\n\r\n".encode())
         with contextlib.suppress(OSError):
             for chunk in chunks:
@@ -167,7 +167,7 @@ def test_the_check_of_depth_is_linear() -> None:
 
 @pytest.mark.parametrize("path", [*(f"/page/{file}" for file in FILES), "//etc/passwd", "/%2e%2e/%2e%2e/etc/passwd"])
 def test_no_other_file_is_given(served: Running, path: str) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", served.server.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=10)
     connection.putrequest("GET", path)
     connection.endheaders()
     assert connection.getresponse().status in (307, 404)

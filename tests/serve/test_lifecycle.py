@@ -53,7 +53,7 @@ def test_requests_at_once_each_get_what_the_engine_gives_alone(served: Running) 
 def leave(served: Running, draw: random.Random, stream: bool) -> None:
     """Ask for much, read a little of it or nothing, and hang up."""
     body = json.dumps({"model": NAME, "messages": [{"role": "user", "content": "Hi"}], "stream": stream, "n": draw.choice([1, 3]), "seed": 1}).encode()
-    with socket.create_connection(("127.0.0.1", served.server.port), 10) as connection:
+    with socket.create_connection(("127.0.0.1", served.port), 10) as connection:
         head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         connection.sendall(head.encode() + body[: draw.choice([5, len(body), len(body), len(body)])])
         if stream and draw.random() < 0.7:
@@ -117,7 +117,7 @@ def test_a_reader_who_takes_nothing_is_given_up() -> None:
         body = json.dumps({"model": NAME, "prompt": "a", "n": 128, "stream": True, "logprobs": 20, **LONG}).encode()
         with socket.socket() as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-            connection.connect(("127.0.0.1", served.server.port))
+            connection.connect(("127.0.0.1", served.port))
             head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
             connection.sendall(head.encode() + body)
             while not served.house.inside:
@@ -150,7 +150,7 @@ def test_no_more_are_let_inside_than_may_be() -> None:
 
 
 def test_five_hundred_connections(served: Running) -> None:
-    idle = [socket.create_connection(("127.0.0.1", served.server.port), 5) for _ in range(500)]
+    idle = [socket.create_connection(("127.0.0.1", served.port), 5) for _ in range(500)]
     try:
         assert served.get("/health").status_code == 200
         assert served.complete().status_code == 200

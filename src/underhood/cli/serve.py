@@ -3,7 +3,6 @@
 import dataclasses
 import ipaddress
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from underhood.serve.house import ServeConfig
 
 TOKEN = "UNDERHOOD_TOKEN"
+SPARE = 64  # requests that may be inside besides those that run and wait: being read, or being told to come again
 
 
 def command(
@@ -40,23 +40,24 @@ def command(
     from underhood.cli.parts import bound, chosen_parts, note_given
     from underhood.infer.engine import EngineConfig
     from underhood.serve.house import ServeConfig
-    from underhood.serve.server import Server, open_house
+    from underhood.serve.server import Server, listen, open_house
 
     if kernels not in ("auto", "torch"):
         raise UserError(f"found {kernels!r}", where="--kernels", expected="auto or torch")
-    limits = ServeConfig(token=token or os.environ.get(TOKEN, ""), deadline=deadline, grace=grace)
+    inside = max_running + max_waiting + SPARE
+    limits = ServeConfig(token=token or os.environ.get(TOKEN, ""), deadline=deadline, grace=grace, inside=inside)
     config = doors(limits, host, allow_host or [], allow_anyone)
     engine = EngineConfig(cache_mb=cache_mb, max_running=max_running, max_waiting=max_waiting)
     engine = dataclasses.replace(engine, tokens_per_step=max(engine.tokens_per_step, max_running))
     parts = chosen_parts(mine, with_ or [])
-    with bound(parts):
+    with listen(host, port) as listening, bound(parts):
         house = open_house(model, config, engine, name=name, dtype=dtype, readable=bool(parts), compiled=kernels == "auto")
         if parts:
             note_given(house.model)
+        shown = "localhost" if is_own(host) else host
         note(f"{house.name}: {house.dialogue.says}.")
-        note(f"http://{'localhost' if is_own(host) else host}:{port}  (API: /v1, model {house.name!r})" if port else "on a free port")
-        sys.stderr.flush()
-        Server(house, host, port).run()
+        note(f"http://{shown}:{listening.getsockname()[1]} is the chat page; the API is under /v1, the model is called {house.name!r}. Ctrl-C ends.")
+        Server(house, listening).serve_until_stopped()
 
 
 def doors(config: "ServeConfig", host: str, names: list[str], anyone: bool) -> "ServeConfig":

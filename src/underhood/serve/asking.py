@@ -1,5 +1,6 @@
 """A request in the engine's words."""
 
+import json
 import secrets
 from collections.abc import Sequence
 
@@ -11,6 +12,7 @@ from underhood.serve.house import House
 from underhood.serve.protocol import ChatRequest, CompletionRequest, ResponseFormat, Sampling
 
 LEAST_P = 1e-9  # OpenAI's top_p may be 0, which leaves the likeliest token
+GUIDES = 8  # schemas that are kept ready
 COMPLETION_TOKENS = 16  # when a completion does not say, as OpenAI's
 
 
@@ -49,7 +51,13 @@ def guide_of(house: House, wanted: ResponseFormat | None) -> Guide | None:
     if wanted.type == "json_schema" and wanted.json_schema is None:
         raise ApiError(400, "response_format.json_schema: missing", param="response_format.json_schema", code="invalid_value")
     schema = ANY_JSON if wanted.json_schema is None or wanted.type == "json_object" else wanted.json_schema.schema_
-    return Constraint(schema, house.tokenizer, house.dialogue.end_ids, house.model.config.vocab_size)
+    key = json.dumps(schema)
+    if key not in house.guides:
+        house.guides[key] = Constraint(schema, house.tokenizer, house.dialogue.end_ids, house.model.config.vocab_size)
+        if len(house.guides) > GUIDES:
+            house.guides.popitem(last=False)
+    house.guides.move_to_end(key)
+    return house.guides[key]
 
 
 def _generation(

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import hashlib
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -13,6 +14,7 @@ from fastapi import Request
 
 from underhood import __version__
 from underhood.infer.engine import Engine, context_of
+from underhood.infer.generation import Guide
 from underhood.infer.request import QueueFull
 from underhood.nn.gpt import GPT
 from underhood.serve.dialogue import Dialogue
@@ -54,6 +56,7 @@ class House:
         self.limit = min(context_of(engine.model), engine.pool.n_blocks * engine.pool.size)
         self.fingerprint = fingerprint(engine.model, name)
         self.scribe = ThreadPoolExecutor(1, thread_name_prefix="scribe")  # tokenizers are for one thread at a time
+        self.guides: OrderedDict[str, Guide] = OrderedDict()  # the latest ones, by schema
         self.inside, self.draining = 0, False
 
     @contextlib.contextmanager

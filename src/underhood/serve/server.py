@@ -1,7 +1,9 @@
 """From a model's folder to a server that stops well: on SIGTERM or Ctrl-C it takes nothing new, finishes what runs, and ends; on a second one it ends."""
 
 import asyncio
+import errno
 import logging
+import socket
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import torch
 import uvicorn
 
-from underhood.base.errors import ConfigError
+from underhood.base.errors import ConfigError, UserError
 from underhood.infer.engine import Compiled, Engine, EngineConfig
 from underhood.interop.models import end_ids, open_model
 from underhood.nn.gpt import GPT
@@ -62,14 +64,28 @@ def compiled_for(model: GPT, dtype: str) -> Compiled | None:
         return None
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens on ``host`` and ``port``, 0 for a free one. Raises ``UserError`` where that is not possible."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=512)
+    except OSError as error:
+        remedy = "Another program listens there; --port 0 takes a free port." if error.errno == errno.EADDRINUSE else ""
+        raise UserError(f"cannot listen there ({error.strerror or error})", where=f"{host}:{port}", remedy=remedy) from None
+
+
 class Server(uvicorn.Server):
     """uvicorn, but it lets answers finish before it closes its doors, and says 503 meanwhile."""
 
-    def __init__(self, house: House, host: str, port: int) -> None:
-        self.house = house
+    def __init__(self, house: House, listening: socket.socket) -> None:
+        self.house, self.listening = house, listening
         settings: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False, "proxy_headers": False, "ws": "none"}
         limits: dict[str, Any] = {"limit_concurrency": CONNECTIONS, "timeout_keep_alive": 15, "timeout_graceful_shutdown": 2}
-        super().__init__(uvicorn.Config(build_app(house), host=host, port=port, lifespan="on", **settings, **limits))
+        super().__init__(uvicorn.Config(build_app(house), lifespan="on", **settings, **limits))
+
+    def serve_until_stopped(self) -> None:
+        """Serve until a signal, or ``should_exit``, ends it."""
+        self.run(sockets=[self.listening])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal asks to stop, the second one means it."""
@@ -92,9 +108,3 @@ class Server(uvicorn.Server):
             await asyncio.sleep(POLL)
         self.house.worker.cancel_all()
         self.should_exit = True
-
-    @property
-    def port(self) -> int:
-        """The port that it listens on."""
-        port: int = self.servers[0].sockets[0].getsockname()[1]
-        return port

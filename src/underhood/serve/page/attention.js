@@ -4,6 +4,7 @@ const $ = (id) => document.getElementById(id);
 const make = (tag, text) => Object.assign(document.createElement(tag), { textContent: text ?? "" });
 const visible = (text) => text.replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll(" ", "␣") || "∅";
 const WIDEST = 72; // pixels of a token's name
+const [SMALLEST, LARGEST] = [9, 26]; // pixels of a square; a smaller one has no room for a name beside it
 let shown = null; // {tokens, weights, head}
 let layout = null; // of the large map: {left, top, cell}
 
@@ -16,7 +17,7 @@ export async function showMaps(model, text, ask) {
     const found = await answer.json();
     shown = { tokens: found.tokens, weights: found.weights, head: Math.min(shown?.head ?? 0, found.n_head - 1) };
     const cut = found.cut ? ` The first ${found.tokens.length} of ${found.tokens.length + found.cut} tokens.` : "";
-    $("map-says").textContent = `Each row is a token; the darker a square, the more it takes from the token of that column.${cut}`;
+    $("map-says").textContent = `Each row is a token; the stronger a square, the more it takes from the token of that column.${cut}`;
     drawHeads();
     drawLarge();
   };
@@ -68,10 +69,11 @@ function drawLarge() {
   const names = tokens.map(visible);
   pen.font = "11px system-ui, sans-serif";
   const side = Math.min(WIDEST, Math.max(...names.map((name) => pen.measureText(name).width))) + 8;
-  const cell = Math.min(26, (width - side - 2) / tokens.length);
-  const labelled = cell >= 9;
+  const room = Math.max(320, innerHeight - 230); // so that the whole map is seen at once
+  const cell = Math.min(LARGEST, (Math.min(width, room) - side - 2) / tokens.length);
+  const labelled = cell >= SMALLEST;
   const [left, top] = labelled ? [side, side] : [2, 2];
-  const size = labelled ? cell : Math.min(26, (width - 4) / tokens.length);
+  const size = labelled ? cell : Math.min(LARGEST, (Math.min(width, room) - 4) / tokens.length);
   const height = top + size * tokens.length + 2;
   canvas.style.height = `${height}px`;
   canvas.width = width * scale;

@@ -104,7 +104,8 @@ async function answer(text) {
       if (piece) {
         first ||= performance.now();
         whole += piece;
-        follow(() => said.append(token(piece, waiting)));
+        const nodes = token(piece, waiting);
+        follow(() => said.append(...nodes));
         waiting = [];
       }
       end = choice.finish_reason ?? end;
@@ -122,13 +123,15 @@ async function answer(text) {
   $("send").classList.remove("stop");
 }
 
+/** A piece as nodes; the space before a word has no colour of its own, or it would hang at the ends of lines. */
 function token(piece, tokens) {
-  const span = make("span", "t", piece);
-  if (!tokens.length) return span;
+  const space = piece.trim() ? piece.slice(0, piece.length - piece.trimStart().length) : "";
+  const span = make("span", "t", piece.slice(space.length));
+  if (!tokens.length) return [space, span];
   span.tokens = tokens;
   const p = tokens.reduce((product, t) => product * t.p, 1);
   span.style.setProperty("--unsure", (0.55 * (1 - p)).toFixed(3));
-  return span;
+  return [space, span];
 }
 
 function finish(foot, text, end, usage, seconds) {
@@ -264,7 +267,7 @@ async function open() {
   $("model").textContent = model.id;
   document.title = `${model.id} – underhood`;
   $("facts").textContent = `${size} parameters · ${n_layer} layers of ${n_head} heads · context ${context}`;
-  $("says").textContent = `How it is spoken with: ${chat.says}.`;
+  $("says").textContent = `${chat.says[0].toUpperCase()}${chat.says.slice(1)}.`;
   clear();
 }
 
@@ -275,7 +278,11 @@ $("text").onkeydown = (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); submit(); }
 };
 $("new").onclick = clear;
-$("open").onclick = () => $("open").setAttribute("aria-expanded", $("settings").classList.toggle("open"));
+$("open").onclick = () => {
+  const opened = $("settings").classList.toggle("open");
+  $("open").setAttribute("aria-expanded", opened);
+  $("open").textContent = opened ? "Done" : "Settings";
+};
 $("theme").onclick = () => dress(THEMES[(THEMES.indexOf(localStorage.getItem("theme") ?? "system") + 1) % 3]);
 $("tint").onchange = () => document.body.classList.toggle("tinted", $("tint").checked);
 $("settings").oninput = remember;
