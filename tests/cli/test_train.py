@@ -84,6 +84,7 @@ def course_of_two(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_mine_says_what_is_left_out_what_stays_ours_and_how_to_compare(texts: Path, course_of_two: Path) -> None:
     done = underhood("train", "--mine", "--data", "texts", "--steps", "2", *TINY, "--seed", "3", "--json", cwd=course_of_two)
     assert done.returncode == 0, done.stderr
