@@ -33,16 +33,17 @@ class Running:
     house: House
     port: int
     url: str
+    client: httpx.Client
 
     @property
     def openai(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.house.config.token or "none", max_retries=0, timeout=30)
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.house.config.token or "none", max_retries=0, http_client=self.client)
 
     def post(self, path: str, body: Any = None, **more: Any) -> httpx.Response:
-        return httpx.post(self.url + path, json=body, timeout=30, **more) if body is not None else httpx.post(self.url + path, timeout=30, **more)
+        return self.client.post(self.url + path, **({} if body is None else {"json": body}), **more)
 
     def get(self, path: str, **more: Any) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=30, **more)
+        return self.client.get(self.url + path, **more)
 
     def complete(self, **fields: Any) -> httpx.Response:
         return self.post("/v1/completions", {"model": NAME, "prompt": "ab", "max_tokens": 4, **fields})
@@ -74,7 +75,8 @@ def running(
         while not server.started:
             assert thread.is_alive()
             time.sleep(0.01)
-        yield Running(server, house, port, f"http://127.0.0.1:{port}")
+        with httpx.Client(timeout=60) as client:
+            yield Running(server, house, port, f"http://127.0.0.1:{port}", client)
     finally:
         server.should_exit = True
         thread.join(10)

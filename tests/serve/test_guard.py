@@ -157,9 +157,9 @@ def test_brackets_in_strings_are_text() -> None:
 
 def test_the_check_of_depth_is_linear() -> None:
     for hostile in (b'"' * 2**21, b'"\\' * 2**20, b"\\" * 2**21, b'"a' * 2**20, b"[]" * 2**20):
-        start = time.monotonic()
+        start = time.thread_time()
         require_shallow(hostile, 100)
-        assert time.monotonic() - start < 2
+        assert time.thread_time() - start < 2
 
 
 # ── the page and its paths ────────────────────────────────────────────────────────────────────────────────────────────

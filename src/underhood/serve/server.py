@@ -1,9 +1,13 @@
 """From a model's folder to a server that stops well: on SIGTERM or Ctrl-C it takes nothing new, finishes what runs, and ends; on a second one it ends."""
 
 import asyncio
+import contextlib
 import errno
 import logging
+import signal
 import socket
+import threading
+from collections.abc import Generator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -86,6 +90,19 @@ class Server(uvicorn.Server):
     def serve_until_stopped(self) -> None:
         """Serve until a signal, or ``should_exit``, ends it."""
         self.run(sockets=[self.listening])
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """As uvicorn's, for a terminal that closes too. Signals reach only the main thread."""
+        with super().capture_signals():
+            if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGHUP"):
+                yield
+                return
+            before = signal.signal(signal.SIGHUP, self.handle_exit)
+            try:
+                yield
+            finally:
+                signal.signal(signal.SIGHUP, before)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal asks to stop, the second one means it."""

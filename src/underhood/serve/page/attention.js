@@ -82,7 +82,7 @@ function drawLarge() {
   layout = { left, top, size };
   weights.forEach((row, t) => row.forEach((w, s) => square(pen, left + s * size, top + t * size, Math.max(size - 0.5, 0.5), w)));
   if (!labelled) return;
-  pen.font = "11px system-ui, sans-serif";
+  pen.font = `${Math.min(11, Math.floor(size))}px system-ui, sans-serif`;
   pen.fillStyle = ink().soft;
   pen.textBaseline = "middle";
   names.forEach((name, i) => {
