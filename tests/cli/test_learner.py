@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -56,7 +57,7 @@ def edits(monkeypatch: pytest.MonkeyPatch, path: Path, *texts: str) -> Iterator[
             raise KeyboardInterrupt
         path.write_text(text, encoding="utf-8")
 
-    monkeypatch.setattr(break_learner.time, "sleep", save)
+    monkeypatch.setattr(break_learner, "time", SimpleNamespace(sleep=save))
     return left
 
 
