@@ -71,7 +71,7 @@ def test_prefill_then_decode() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("case", ["llama", "gpt2"])
+@pytest.mark.parametrize("case", ["llama 2", "gpt2"])
 def test_the_text_is_that_of_transformers_cached_generation(tmp_path: Path, case: str) -> None:
     theirs = saved(tmp_path, case)
     prompt = torch.randint(200, (2, 5), generator=torch.Generator().manual_seed(0)) % theirs.config.vocab_size
