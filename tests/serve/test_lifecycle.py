@@ -292,7 +292,11 @@ def start(folder: Path, *words: str) -> "tuple[subprocess.Popen[str], str]":
     raise AssertionError(process.communicate()[1])
 
 
-@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT], [signal.SIGHUP], [signal.SIGTERM, signal.SIGINT]])
+SLOW = pytest.mark.slow
+SIGNALS = [[signal.SIGTERM], [signal.SIGTERM, signal.SIGINT], pytest.param([signal.SIGINT], marks=SLOW), pytest.param([signal.SIGHUP], marks=SLOW)]
+
+
+@pytest.mark.parametrize("signals", SIGNALS)
 def test_the_command_serves_and_stops_on_signals(folder: Path, signals: Sequence[signal.Signals]) -> None:
     process, url = start(folder, "--grace", "5" if len(signals) == 1 else "60")
     asked = {"model": "small", "prompt": "a", "max_tokens": 90, "n": 60, "logit_bias": {"256": -100}}

@@ -105,10 +105,11 @@ class Server(uvicorn.Server):
                 signal.signal(signal.SIGHUP, before)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal asks to stop, the second one means it."""
+        """The first signal asks to stop, the second gives up what runs, the third waits for nothing at all."""
         if self.house.draining:
             self.house.worker.cancel_all()
-            self.should_exit = self.force_exit = True
+            self.force_exit = self.should_exit
+            self.should_exit = True
         self.house.draining = True
 
     async def on_tick(self, counter: int) -> bool:

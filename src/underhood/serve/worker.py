@@ -22,6 +22,7 @@ log = logging.getLogger("underhood.serve")
 T = TypeVar("T")
 STOPPING = "the server is stopping"
 FAILED = "the engine failed"
+STEP_SECONDS = 5.0
 
 
 class Answer:
@@ -67,10 +68,10 @@ class Worker:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread after its step; what still runs gets no further tokens."""
+        """End the thread after its step, which is not waited for longer than ``STEP_SECONDS``; what still runs gets no further tokens."""
         self._commands.put(self._end)
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(STEP_SECONDS)
 
     @contextlib.asynccontextmanager
     async def ask(self, generations: Sequence[Generation]) -> AsyncIterator[Answer]:
