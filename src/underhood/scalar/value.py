@@ -16,7 +16,7 @@ class Value:
     ``data``: the number. ``grad``: filled by ``backward``. ``inputs``: the nodes it was computed from (none for a leaf).
     ``slopes``: d(this)/d(input), one per input. ``op``: what computed it, for drawings.
     A plain number may stand on either side of an operator; exponents are plain numbers.
-    Raises ``ValueError`` (log of 0, a root of a negative number), ``ZeroDivisionError`` or ``OverflowError`` where no finite number exists.
+    Raises ``ValueError`` (log of 0, a root of a negative number), ``ZeroDivisionError``, or ``OverflowError`` (exp, powers) where no finite number exists.
     """
 
     __slots__ = ("data", "grad", "inputs", "op", "slopes")

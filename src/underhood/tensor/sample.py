@@ -20,7 +20,8 @@ def draw(logits: Float[Array, " V"], temperature: float, rng: np.random.Generato
     if temperature == 0:
         return int(logits.argmax())
     p = softmax(Tensor(np.asarray(logits, np.float64) / temperature)).data
-    return int(np.searchsorted(p.cumsum(), rng.random() * p.sum(), side="right"))
+    reached = p.cumsum()
+    return int(np.searchsorted(reached, rng.random() * reached[-1], side="right"))
 
 
 def continue_text(model: Callable[[Array], Tensor], start: Int[Array, " T"], n: int, temperature: float, rng: np.random.Generator) -> Int[Array, " N"]:

@@ -101,7 +101,7 @@ WRONG = {
     "one stream for all": Wrong(INIT, CONTEXT, ONE_STREAM, "character_model", "a stream of its own"),
     "any seed": Wrong("underhood.tensor.charmodel:_generator", STREAM, "stream_seed(0, purpose)", "character_model", "depends on the seed"),
     "no bend": Wrong(f"{MODEL}.__call__", ".tanh()", "", "character_model", "W₂ tanh("),
-    "the sum may end below 1": Wrong(DRAW, " * p.sum()", "", "draw", "may end below 1"),
+    "the sum may end below 1": Wrong(DRAW, " * reached[-1]", "", "draw", "may end below 1"),
     "always the likeliest": Wrong(DRAW, "temperature == 0", "temperature < 1", "draw", "the shares of the draws"),
     "any temperature": Wrong(DRAW, "temperature < 0", "False", "draw", "negative temperature"),
 }  # fmt: skip

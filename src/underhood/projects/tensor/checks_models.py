@@ -170,7 +170,7 @@ def _starts(part: Part, vocab_size: int, seed: int, sizes: dict[str, int]) -> di
     hints=(
         "Dividing the logits by a number below 1 widens the gaps between them.",
         "p = softmax(logits / temperature); at temperature 0 take the largest.",
-        "np.searchsorted(p.cumsum(), rng.random() * p.sum(), side='right')",
+        "reached = p.cumsum(); np.searchsorted(reached, rng.random() * reached[-1], side='right')",
     ),
 )
 def check_draw(part: Part, rng: random.Random) -> None:
