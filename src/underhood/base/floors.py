@@ -29,7 +29,7 @@ HOUSE = (
         "the course",
         (
             Floor("(studio)", "the course in the browser"),
-            Floor("workbench | (serve) | (doctor)", "write your own · serve · diagnose"),
+            Floor("workbench | serve | (doctor)", "write your own · serve · diagnose"),
             Floor("projects", "chapters, breaks and checks"),
         ),
     ),
