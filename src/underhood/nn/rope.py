@@ -52,22 +52,31 @@ class RopeConfig:
 
 
 def interpolated(f: Frequencies, factor: float) -> Frequencies:
-    """Every frequency divided by ``factor``: position p·factor turns as p did."""
+    """Every frequency divided by ``factor``: position p·factor turns as p did (Chen et al. 2023, eq. 4). ``f`` is left as it is."""
     return f / factor
 
 
 def ntk_base(base: float, factor: float, width: int) -> float:
-    """The base with which the slowest of ``width`` / 2 frequencies is divided by ``factor`` and the fastest stays 1 (Peng et al. 2023, eq. 16)."""
+    """The base with which the slowest of ``width`` / 2 frequencies is divided by ``factor`` and the fastest stays 1 (Peng et al. 2023, eq. 16).
+
+    How: the slowest is base^(-(width - 2) / width). One pair alone (width 2) turns by 1 whatever the base, so its base stays.
+    """
     return base * factor ** (width / (width - 2)) if width > 2 else base
 
 
 def dynamic_factor(factor: float, length: int, original: int) -> float:
-    """The factor for ``ntk_base`` at ``length`` tokens: 1 up to the ``original`` context, then growing with it, as transformers has it."""
+    """The factor for ``ntk_base`` at ``length`` tokens: 1 up to the ``original`` context, then growing with it, as transformers has it.
+
+    How: factor · length / original - (factor - 1), and never below 1.
+    """
     return max(1.0, factor * length / original - (factor - 1))
 
 
 def kept_by_wavelength(f: Frequencies, rope: RopeConfig) -> Frequencies:
-    """Llama 3: how much of each frequency is kept: 1 for short waves, 0 for long ones, a line between in original_context / wavelength."""
+    """Llama 3: how much of each frequency is kept: 1 for short waves, 0 for long ones, a line between in original_context / wavelength.
+
+    How: count the waves, original_context · f / 2π; the line runs from 0 at ``low_freq_factor`` of them to 1 at ``high_freq_factor``.
+    """
     assert rope.original_context is not None
     waves = rope.original_context * f / (2 * math.pi)  # how many of them fit in the trained context
     return ((waves - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)).clamp(0, 1)
@@ -76,7 +85,8 @@ def kept_by_wavelength(f: Frequencies, rope: RopeConfig) -> Frequencies:
 def kept_by_turns(width: int, rope: RopeConfig) -> Frequencies:
     """YaRN: how much of each frequency is kept: 1 up to the pair that turns ``beta_fast`` times in the trained context, 0 from ``beta_slow``, a line between.
 
-    How: pair i of base b turns L·b^(-2i/D) / 2π times in L positions; solve for i at both bounds (Peng et al. 2023, eq. 17–18 and appendix A).
+    How: pair i of base b turns L·b^(-2i/D) / 2π times in L positions; solve for i at both bounds (Peng et al. 2023, eq. 17–18 and appendix A). With
+    ``truncate`` the first bound is rounded down and the second up; both lie within 0 … width - 1; where they are equal, 0.001 is the length of the line.
     """
     assert rope.original_context is not None
     low, high = (width * math.log(rope.original_context / (turns * 2 * math.pi)) / (2 * math.log(rope.base)) for turns in (rope.beta_fast, rope.beta_slow))
@@ -93,7 +103,10 @@ def yarn_factor(factor: float) -> float:
 
 
 def scaled_frequencies(width: int, rope: RopeConfig, length: int) -> Frequencies:
-    """The ``width`` / 2 frequencies in radians per position (float64) for a text of ``length`` tokens; only ``dynamic`` asks for the length."""
+    """The ``width`` / 2 frequencies in radians per position (float64) for a text of ``length`` tokens; only ``dynamic`` asks for the length.
+
+    How: ``ntk`` and ``dynamic`` take another base, ``linear`` divides all, ``llama3`` and ``yarn`` mix: kept · f + (1 - kept) · f / factor.
+    """
     if rope.kind == "ntk":
         return frequencies(width, ntk_base(rope.base, rope.factor, width))
     if rope.kind == "dynamic":
@@ -121,7 +134,10 @@ class Turn:
 
 
 class LateTurn(Turn):
-    """A rotation that changes with the length: keys are cached unturned, and all of them are turned anew at every step (``keys``)."""
+    """A rotation that changes with the length: keys are cached unturned, and all of them are turned anew at every step (``keys``).
+
+    Called, it turns what is new, as any ``Turn``; ``keys`` is the ``Turn`` for all keys from the text's beginning.
+    """
 
     def __init__(self, cos: Float[Tensor, "T half"], sin: Float[Tensor, "T half"], keys: Turn) -> None:
         super().__init__(cos, sin)
@@ -129,7 +145,10 @@ class LateTurn(Turn):
 
 
 class ScaledRotary(Positions):
-    """Rotary positions with another base, or beyond the trained length. Nothing is stored: the angles come from the config, in float64."""
+    """Rotary positions with another base, or beyond the trained length. Nothing is stored: the angles come from the config, in float64.
+
+    Raises ``ConfigError`` for an odd head width. Without ``dynamic`` the turn of a position never changes, and keys are cached turned.
+    """
 
     def __init__(self, context: int, width: int, head_width: int, rope: RopeConfig) -> None:
         super().__init__(context, width, head_width)
@@ -146,7 +165,10 @@ class ScaledRotary(Positions):
         return LateTurn(turn.cos, turn.sin, self.turn(torch.arange(end), end, x))
 
     def turn(self, at: Int[Tensor, "... T"], length: int, like: Tensor) -> Turn:
-        """The rotation for the positions ``at`` in a text of ``length`` tokens, in the dtype and on the device of ``like``."""
+        """The rotation for the positions ``at`` in a text of ``length`` tokens, in the dtype and on the device of ``like``.
+
+        How: position · frequency in float64; sines and cosines times ``attention_factor``; only then rounded.
+        """
         angles = at.cpu().double().unsqueeze(-1) * scaled_frequencies(self.head_width, self.rope, length)
         sharper = self.attention_factor
         return Turn((angles.cos() * sharper).to(like), (angles.sin() * sharper).to(like))
