@@ -93,6 +93,18 @@ def test_without_a_token_the_check_lets_everybody_in() -> None:
         require_token({"authorization": "Bearer "}, "x")
 
 
+def test_without_the_check_of_the_token_strangers_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "require_token", lambda headers, token: None)
+    with running(config=ServeConfig(token=TOKEN)) as served:
+        assert served.get("/v1/models").status_code == 200
+
+
+def test_without_the_check_of_depth_the_parser_sees_it(monkeypatch: pytest.MonkeyPatch, served: Running) -> None:
+    monkeypatch.setattr(guard, "require_shallow", lambda body, deepest: None)
+    answer = served.post("/v1/completions", content=b"[" * 200 + b"]" * 200, headers={"content-type": "application/json"})
+    assert answer.json()["error"]["code"] != "too_deep"
+
+
 def test_headers_that_decide_stand_once(served: Running) -> None:
     with socket.create_connection(("127.0.0.1", served.port), 5) as connection:
         connection.sendall(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n")
@@ -141,6 +153,19 @@ def test_a_body_at_the_limit_is_read() -> None:
 def test_a_slow_sender_is_not_waited_for() -> None:
     with running(config=ServeConfig(body_seconds=0.3)) as served:
         assert " 408 " in first_line(served, "Content-Length: 100", [b"{"])
+
+
+@pytest.mark.parametrize("before", [b"", b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"])
+def test_a_head_that_never_ends_is_not_waited_for(before: bytes) -> None:
+    with running(config=ServeConfig(body_seconds=0.5)) as served, socket.create_connection(("127.0.0.1", served.port), 10) as connection:
+        connection.sendall(before)
+        if before:
+            assert b" 200 " in connection.recv(10_000)
+        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
+        start = time.monotonic()
+        assert connection.recv(10_000) == b""
+        assert time.monotonic() - start < 8
+        assert served.get("/health").status_code == 200
 
 
 @pytest.mark.parametrize("body", [b"[" * 100_000, b'{"a":' * 100_000, b'{"x": "\\"[[[", "y": ' + b"[" * 101])

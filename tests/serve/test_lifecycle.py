@@ -113,7 +113,7 @@ def slow_down(served: Running, seconds: float) -> None:
 def test_a_reader_who_takes_nothing_is_given_up() -> None:
     """What a reader does not take is held up to a bound, and only so long."""
     big = dataclasses.replace(ENGINE, n_blocks=2000, max_running=64, max_waiting=200)
-    with running(engine=big, config=dataclasses.replace(CONFIG, send_seconds=0.5)) as served:
+    with running(engine=big, config=dataclasses.replace(CONFIG, send_seconds=0.5, body_seconds=1)) as served:
         body = json.dumps({"model": NAME, "prompt": "a", "n": 128, "stream": True, "logprobs": 20, **LONG}).encode()
         with socket.socket() as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
@@ -124,6 +124,10 @@ def test_a_reader_who_takes_nothing_is_given_up() -> None:
                 time.sleep(0.01)
             served.require_nothing_held(30)
             assert served.house.metrics.cancelled > 0
+            end = time.monotonic() + 10
+            while served.server.server_state.connections and time.monotonic() < end:
+                time.sleep(0.05)
+            assert not served.server.server_state.connections  # nor does what was not sent stay in memory
 
 
 def test_beyond_the_queue_clients_are_told_to_come_again() -> None:

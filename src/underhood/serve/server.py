@@ -7,6 +7,8 @@ import logging
 import signal
 import socket
 import threading
+import time
+import weakref
 from collections.abc import Generator
 from pathlib import Path
 from types import FrameType
@@ -83,6 +85,9 @@ class Server(uvicorn.Server):
 
     def __init__(self, house: House, listening: socket.socket) -> None:
         self.house, self.listening = house, listening
+        self.silent: weakref.WeakKeyDictionary[Any, tuple[Any, float]] = (
+            weakref.WeakKeyDictionary()
+        )  # the last request of each connection, and when it was seen
         settings: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False, "proxy_headers": False, "ws": "none"}
         limits: dict[str, Any] = {"limit_concurrency": CONNECTIONS, "timeout_keep_alive": 15, "timeout_graceful_shutdown": 2}
         super().__init__(uvicorn.Config(build_app(house), lifespan="on", **settings, **limits))
@@ -114,9 +119,21 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: whether to end."""
+        self.drop_silent()
         if self.house.draining and not self.should_exit:
             await self.drain()
         return await super().on_tick(counter)
+
+    def drop_silent(self) -> None:
+        """End connections on which nothing has been under way for long: a head that never ends, or a reader who takes nothing, would hold them for ever."""
+        now = time.monotonic()
+        for connection in list(self.server_state.connections):
+            cycle: Any = getattr(connection, "cycle", None)
+            silent = cycle is None or cycle.response_complete or connection.transport.is_closing()
+            known, since = self.silent.get(connection, (None, now))
+            self.silent[connection] = (cycle, since if known is cycle and silent else now)
+            if silent and now - self.silent[connection][1] > self.house.config.body_seconds:
+                connection.transport.abort()
 
     async def drain(self) -> None:
         """Let those inside finish, for as long as the grace; then give them up."""
