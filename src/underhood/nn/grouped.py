@@ -43,7 +43,14 @@ def window_mask(T: int, S: int, window: int, *, device: torch.device | str | Non
 
 
 def pool_heads(weight: Float[Tensor, "HD C"], n_head: int, n_kv_head: int) -> Float[Tensor, "GD C"]:
-    """A key or value matrix (or bias) of ``n_head`` heads as one of ``n_kv_head``: the mean of the heads that will share (Ainslie et al. 2023, §2.1)."""
+    """A key or value matrix (or bias) of ``n_head`` heads as one of ``n_kv_head``: the mean of the heads that will share (Ainslie et al. 2023, §2.1).
+
+    Raises ``ConfigError`` where the heads cannot be shared out equally.
+
+    How: rows (head, D) as (group, member, D): neighbours are one group, as in ``share_heads``. Take the mean over members and join the groups again.
+    """
+    if n_head % n_kv_head:
+        raise ConfigError(f"{n_head} heads cannot become {n_kv_head} equally", where="n_kv_head", expected=f"a divisor of {n_head}")
     heads = weight.view(n_kv_head, n_head // n_kv_head, weight.shape[0] // n_head, *weight.shape[1:])
     return heads.mean(1).flatten(0, 1)
 
@@ -52,6 +59,10 @@ class GroupedQueryAttention(nn.Module):
     """Project to H heads of queries and G of keys and values, attend, join, project back.
 
     Its linear layers are ``query`` (H·D), ``key`` and ``value`` (G·D) and ``output``; with ``qk_gain`` it has the norms ``query_norm`` and ``key_norm`` over D.
+    The kernel gets as many heads of keys and values as of queries, and the caller's mask narrowed by the window; the cache gets G heads. What a cache returns
+    that is no tensor (pages) goes to the kernel as it is. Raises ``ConfigError`` for ``fused_qkv``.
+
+    How: cut, norm, ``placed`` (which turns and caches), and only then share; then the kernel, ``merge_heads`` and the way back.
     """
 
     def __init__(self, config: AttentionConfig) -> None:

@@ -15,7 +15,7 @@ from underhood.base.config import get_part
 from underhood.base.errors import ConfigError
 from underhood.nn.attention import AttentionConfig, LayerCache, merge_heads
 from underhood.nn.dropout import Dropout
-from underhood.nn.grouped import cut_heads
+from underhood.nn.grouped import cut_heads, placed
 from underhood.nn.linear import Linear
 from underhood.nn.norm import RMSNorm
 
@@ -23,13 +23,21 @@ from underhood.nn.norm import RMSNorm
 class LatentAttention(nn.Module):
     """Attention whose cache holds ``kv_rank`` + ``rope_width`` numbers a position, whatever the number of heads.
 
-    Its parts: ``query_down``, ``query_norm`` and ``query_up`` (without ``q_rank`` only ``query_up``), ``kv_down``, ``kv_norm``, ``kv_up`` and ``output``.
+    Its parts: ``query_down``, ``query_norm`` and ``query_up`` (without ``q_rank`` only ``query_up``), ``kv_down``, ``kv_norm``, ``kv_up`` and ``output``;
+    of these ``query_down``, ``kv_down`` and ``output`` have biases where the config says so. Raises ``ConfigError`` without ``latent``, and for settings that
+    it does not know: ``n_kv_head``, ``head_dim``, ``qk_norm``, ``qk_gain``, ``window``.
+
+    How: ``kv_down`` makes the latent and the one rotated key, ``placed`` turns that key and the queries' last numbers and caches, ``kv_up`` makes keys and
+    values of all heads from what the cache returns. A head's query and key are its unturned numbers followed by the turned ones.
     """
 
     def __init__(self, config: AttentionConfig) -> None:
         super().__init__()
         if config.latent is None:
             raise ConfigError("the widths are not given", where="latent", expected="a LatentConfig")
+        for field in ("n_kv_head", "head_dim", "qk_norm", "qk_gain", "window"):
+            if getattr(config, field):
+                raise ConfigError("latent attention has none", where=field, expected="left out")
         C, H, wide = config.width, config.n_head, config.latent
         self.config, self.wide, self.kernel = config, wide, get_part(config, "kernel")
         queries = H * (wide.nope_width + wide.rope_width)
@@ -61,13 +69,10 @@ class LatentAttention(nn.Module):
         rotate: Callable[[Tensor], Tensor] | None = None,
         cache: LayerCache | None = None,
     ) -> tuple[Float[Tensor, "B T C"], Float[Tensor, "B H T S"] | None]:
-        """``forward``, and the weights of every head. The cache gets the latent as its keys and the shared rotated key as its values."""
+        """``forward``, and the weights of every head. The cache gets the shared rotated key as its keys and the latent as its values."""
         q, q_turned = cut(self._queries(x), self.wide.nope_width)
         latent, k_turned = self._latent(x)
-        if rotate is not None:
-            q_turned, k_turned = rotate(q_turned), rotate(k_turned)
-        if cache is not None:
-            latent, k_turned = cache.extend(latent, k_turned)
+        q_turned, k_turned, latent = placed(q_turned, k_turned, latent, rotate, cache)
         k, v = self._widened(latent)
         q = torch.cat([q, q_turned], dim=-1)
         k = torch.cat([k, k_turned.expand(-1, self.config.n_head, -1, -1)], dim=-1)
