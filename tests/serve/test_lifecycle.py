@@ -86,11 +86,11 @@ def test_without_the_cancellation_blocks_stay_in_use(monkeypatch: pytest.MonkeyP
     """Negative control: what nobody waits for goes on."""
     with running() as served:
         monkeypatch.setattr(served.house.worker, "_cancel", lambda answer, reason="": None)
-        slow_down(served, 0.05)
+        slow_down(served, 0.03)
         with pytest.raises(httpx.ReadTimeout):
-            httpx.post(served.url + "/v1/completions", json={"model": NAME, "prompt": "a", **LONG}, timeout=0.5)
+            httpx.post(served.url + "/v1/completions", json={"model": NAME, "prompt": "a", **LONG}, timeout=0.3)
         with pytest.raises(AssertionError):
-            served.require_nothing_held(1)
+            served.require_nothing_held(0.5)
         while served.house.worker.engine.busy:
             time.sleep(0.01)
 
