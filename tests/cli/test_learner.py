@@ -18,7 +18,7 @@ from underhood.cli.main import main
 from underhood.lab.run import Arm
 from underhood.projects.registry import find_project
 from underhood.workbench import course, mine, plug
-from underhood.workbench.starter import solution
+from underhood.workbench.starter import contract, solution
 
 PREFLIGHT = find_project("preflight")
 WHOLE = solution(PREFLIGHT)
@@ -94,7 +94,7 @@ def test_an_older_copy_is_told_and_begun_afresh_when_asked(copy: Path, monkeypat
     assert main(["break", "preflight.last_dropped", "--mine"]) == 2
     out = capsys.readouterr().out
     assert "my/broken/preflight.py is there already, made for last_dropped, last changed 20" in out
-    assert "To begin afresh: delete my/broken/preflight.py" in out
+    assert "the same command with --fresh" in out
     assert "has changed since" not in out
     copy.write_text(BROKEN, encoding="utf-8")
     copy.parents[1].joinpath("preflight.py").write_text(f"{WHOLE}\n# better\n", encoding="utf-8")
@@ -107,6 +107,16 @@ def test_an_older_copy_is_told_and_begun_afresh_when_asked(copy: Path, monkeypat
     assert copy.read_text(encoding="utf-8").endswith("# better\n")
     [kept] = [p for p in copy.parent.iterdir() if p != copy]
     assert kept.read_text(encoding="utf-8") == BROKEN
+
+
+def test_fresh_begins_with_a_new_copy_and_keeps_the_old(copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    mine.copy_of(copy.parents[1] / "preflight.py", "last_dropped")
+    copy.write_text(BROKEN, encoding="utf-8")
+    assert main(["break", "preflight.last_dropped", "--mine", "--fresh"]) == 2
+    assert "Copied to my/broken/preflight.py" in capsys.readouterr().out
+    assert copy.read_text(encoding="utf-8") == WHOLE
+    assert [p.read_text(encoding="utf-8") for p in copy.parent.iterdir() if p != copy] == [BROKEN]
 
 
 def test_a_copy_for_another_break_is_asked_about_and_kept(copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -245,3 +255,18 @@ def test_the_figures_of_the_start_come_first() -> None:
     arm = Arm(label="healthy", baseline=baseline.name, seed=0, how="done", figures=figures, seconds=1.0, peak_mb=1.0)
     result = plug.Plugged(baseline=baseline, reference=arm, mine=dataclasses.replace(arm, label="mine"), used=(), times=((1.0, 1.0),))
     assert [row.reference for row in plug.figures(result)][:2] == [1.0, 0.1]
+
+
+def test_a_newer_contract_is_shown_and_how_to_have_it_said_no_more(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = copy.parents[1] / "preflight.py"
+    name, hashed = next(iter(contract(PREFLIGHT).items()))
+    file.write_text(f"# contract of preflight\n# {name}=00000000 {' '.join(f'{n}={h}' for n, h in contract(PREFLIGHT).items() if n != name)}\n\n{WHOLE}")
+    main(["check", "preflight"])
+    out = capsys.readouterr().out
+    assert f"the contract of {name} has changed" in out
+    assert f"    def {name}(" in out
+    assert "NotWritten" not in out
+    assert f"write {name}={hashed} into the lines" in " ".join(out.split())
+    file.write_text(file.read_text().replace(f"{name}=00000000", f"{name}={hashed}"))
+    main(["check", "preflight"])
+    assert "contract" not in capsys.readouterr().out

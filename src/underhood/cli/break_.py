@@ -28,7 +28,7 @@ def command(
     records: Annotated[Path, typer.Option(metavar="DIR", help="Where the records are.")] = Path("records"),
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder of this run (default: runs/ID).")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Arms side by side (default: one a core).", show_default=False)] = 0,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is measured already.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is measured already; with --mine, begin with a new copy.")] = False,
     predict: Annotated[bool, typer.Option("--predict", help="You first: say what it will do, then see what was measured.")] = False,
     mine: Annotated[bool, typer.Option("--mine", help="Sabotage a copy of my/PROJECT.py yourself and run that.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON; progress goes to stderr.")] = False,
@@ -40,7 +40,7 @@ def command(
     from underhood.lab import record as ledger
 
     if predict or mine:
-        _learn(target, predict, mine, seeds, workers, records)
+        _learn(target, predict, mine, seeds, workers, records, fresh)
         return
     breaks = chosen(target, baseline)
     if record:
@@ -55,7 +55,7 @@ def command(
     _say(results, page, paths, records, target, as_json)
 
 
-def _learn(target: str, predict: bool, mine: bool, seeds: int, workers: int, records: Path) -> None:
+def _learn(target: str, predict: bool, mine: bool, seeds: int, workers: int, records: Path, fresh: bool) -> None:
     from underhood.base.errors import UserError
     from underhood.cli import break_learner
 
@@ -64,7 +64,7 @@ def _learn(target: str, predict: bool, mine: bool, seeds: int, workers: int, rec
     if predict:
         break_learner.predict(target, seeds, records)
     else:
-        break_learner.mine(target, seeds, workers)
+        break_learner.mine(target, seeds, workers, fresh)
 
 
 def chosen(target: str, baseline: str | None = None) -> Breaks:

@@ -160,8 +160,8 @@ def _keep(text: str) -> None:
     print(paragraph(f"Kept in {course.write_note(folder, text)}"))
 
 
-def mine(target: str, seeds: int, workers: int) -> None:
-    """Copy the learner's file, wait until the copy is sabotaged as declared, run both, and say where the result is."""
+def mine(target: str, seeds: int, workers: int, fresh: bool = False) -> None:
+    """Copy the learner's file (anew if ``fresh``), wait until the copy is sabotaged as declared, run both, and say where the result is."""
     from underhood.base.errors import UserError
     from underhood.cli.break_ import RUNS, save
     from underhood.cli.break_progress import Watcher
@@ -179,7 +179,7 @@ def mine(target: str, seeds: int, workers: int) -> None:
     file = need_mine(project.slug).resolve()
     note(f"Running the {len(project.checks())} checks on {_short(file)} …")
     require_good(project, file)
-    broken = None if own.by_setting(sabotage) else _sabotaged(project, sabotage, file)
+    broken = None if own.by_setting(sabotage) else _sabotaged(project, sabotage, file, fresh)
     baseline = baselines.get(sabotage.baseline)
     watcher = Watcher([Job(label=label, baseline=baseline, seeds=tuple(range(seeds))) for label in ("healthy", target)], {}, workers or 2)
     note(watcher.estimate())
@@ -219,13 +219,15 @@ def _short(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def _sabotaged(project: "Project", sabotage: "Sabotage", file: Path) -> Path:
+def _sabotaged(project: "Project", sabotage: "Sabotage", file: Path, fresh: bool) -> Path:
     """Wait until the copy behaves as the declared break."""
     from underhood.base.errors import UserError
     from underhood.workbench import mine as own
 
     copy = own.copy_of(file, sabotage.name)
-    if not copy.new:
+    if not copy.new and fresh:
+        copy = own.begin_afresh(file, sabotage.name)
+    elif not copy.new:
         copy = _kept(copy, file, sabotage.name)
     path = copy.path
     print(paragraph(f"{'Copied to' if copy.new else 'To be sabotaged:'} {_short(path)}. {'Sabotage it: ' if copy.new else ''}{sabotage.says}"))
@@ -257,7 +259,7 @@ def _kept(copy: "Copy", file: Path, name: str) -> "Copy":
         if ask(f"Begin afresh from {_short(file)}? What is there is kept, dated. [y/N]").lower() in ("y", "yes"):
             return own.begin_afresh(file, name)
     else:
-        print(paragraph(f"To begin afresh: delete {shown} and run the same command again."))
+        print(paragraph("To begin with a new copy, the old one kept and dated: the same command with --fresh."))
     return copy
 
 

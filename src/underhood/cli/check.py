@@ -1,5 +1,6 @@
 """``underhood check``: a learner's file put through its project's checks."""
 
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -115,11 +116,20 @@ def _say(report: "Report", everything: bool) -> None:
 def _say_changed(report: "Report") -> None:
     """What the parts look like now whose signature or words are newer than the file; the file is left alone."""
     from underhood.cli.console import paragraph
-    from underhood.workbench.starter import stub_of
+    from underhood.workbench.starter import contract, stub_of
 
     print(paragraph(f"Since this file was started the contract of {', '.join(report.changed)} has changed. The file is left alone; the contract is now:"))
     for name in report.changed:
-        print("\n" + "\n".join(f"    {line}" for line in stub_of(report.project, name).splitlines()) + "\n")
+        print("\n" + "\n".join(f"    {line}" for line in _outline(stub_of(report.project, name)).splitlines()))
+    now = contract(report.project)
+    noted = " ".join(f"{name}={now[name]}" for name in report.changed)
+    print("\n" + paragraph(f"When you have seen to it, write {noted} into the lines «contract of» at the head of the file; then this is said no more.") + "\n")
+
+
+def _outline(stub: str) -> str:
+    """A blank form without the lines that refuse to run."""
+    refusal = r"\n *raise NotWritten\(.*\)"
+    return re.sub(refusal, "", re.sub(rf"(?<=:){refusal}", " ...", stub))
 
 
 def _to_explain(report: "Report", everything: bool) -> "list[Outcome]":

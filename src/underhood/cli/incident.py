@@ -69,11 +69,12 @@ def _after(drawn: "Incident", solved: bool) -> None:
     print(paragraph(f"The chapter: underhood read {drawn.project.slug}"))
     folder = course.find_course()
     if folder is not None:
-        state = course.read_state(folder)
-        kept = state["incidents"]
-        for name, by in (("played", 1), ("solved", int(solved)), ("points", points)):
-            kept[name] = kept.get(name, 0) + by
-        course.keep_state(folder, state)
+        course.update(folder, lambda state: _count(state["incidents"], played=1, solved=int(solved), points=points))
+
+
+def _count(kept: dict[str, int], **by: int) -> None:
+    for name, more in by.items():
+        kept[name] = kept.get(name, 0) + more
 
 
 def _projects(named: list[str]) -> "list[Project]":
