@@ -4,7 +4,7 @@ import dataclasses
 import ipaddress
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -51,9 +51,8 @@ def command(
     engine = dataclasses.replace(engine, tokens_per_step=max(engine.tokens_per_step, max_running))
     parts = chosen_parts(mine, with_ or [])
     with listen(host, port) as listening, bound(parts):
-        house = open_house(model, config, engine, name=name, dtype=dtype, readable=bool(parts), compiled=kernels == "auto")
-        if parts:
-            note_given(house.model)
+        ways: dict[str, Any] = {"readable": True, "opened": note_given} if parts else {"compiled": kernels == "auto"}
+        house = open_house(model, config, engine, name=name, dtype=dtype, **ways)
         shown = "localhost" if is_own(host) else host
         note(f"{house.name}: {house.dialogue.says}.")
         note(f"http://{shown}:{listening.getsockname()[1]} is the chat page; the API is under /v1, the model is called {house.name!r}. Ctrl-C ends.")

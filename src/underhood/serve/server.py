@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,6 +25,7 @@ from underhood.serve.app import build_app
 from underhood.serve.dialogue import Dialogue
 from underhood.serve.house import House, ServeConfig
 from underhood.serve.spoken import Spoken
+from underhood.serve.unpaged import serve_text_by_text
 from underhood.text.tokenizer import Tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -41,12 +42,17 @@ def open_house(
     dtype: str = "float32",
     readable: bool = False,
     compiled: bool = False,
+    opened: Callable[[GPT], None] = lambda model: None,
 ) -> House:
-    """Open the model in ``folder`` to serve it. ``readable``: with parts that can be replaced; ``compiled``: steps of few tokens in compiled kernels."""
+    """Open the model in ``folder`` to serve it, and show it to ``opened`` before anything is done to it.
+
+    ``readable``: with parts that can be replaced; ``compiled``: steps of few tokens in compiled kernels.
+    """
     if dtype not in DTYPES:
         raise ConfigError(f"found {dtype!r}", where="dtype", expected=" or ".join(DTYPES))
     changes: dict[str, Any] = {} if readable else {"kernel": "sdpa"}
     model, tokenizer, _ = open_model(folder, readable=readable, dtype=DTYPES[dtype], **changes)
+    opened(model)
     kernels = compiled_for(model, dtype) if compiled and not readable else None
     return furnish(model, tokenizer, folder, config, engine, name=name, compiled=kernels)
 
@@ -57,7 +63,9 @@ def furnish(
     """A house around an opened model; ``folder`` may hold its chat template."""
     home = folder.parent if folder.name.startswith("step-") else folder
     dialogue = Dialogue(tokenizer, home, end_ids(home))
-    return House(Engine(model, Spoken(tokenizer), engine, compiled=compiled), tokenizer, dialogue, name or home.resolve().name or "model", config)
+    return House(
+        Engine(serve_text_by_text(model), Spoken(tokenizer), engine, compiled=compiled), tokenizer, dialogue, name or home.resolve().name or "model", config
+    )
 
 
 def compiled_for(model: GPT, dtype: str) -> Compiled | None:
