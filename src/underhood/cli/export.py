@@ -7,7 +7,7 @@ import typer
 
 
 def command(
-    model: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="A run folder, a checkpoint, or a model folder.")],
+    model: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="A run folder, a checkpoint, a model folder, or a pulled model's name.")],
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write; must not exist yet.")],
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; as it is when not given.")] = None,
     shard_mb: Annotated[float, typer.Option(help="Cut the weights into files of at most so many MB.")] = 5000.0,
@@ -19,11 +19,12 @@ def command(
     from underhood.base.errors import UnderhoodError, UserError
     from underhood.cli.console import print_json
     from underhood.interop.export import save_model
-    from underhood.interop.models import load_weights, model_type, open_model
+    from underhood.interop.models import load_weights, model_type, open_model, place_of
     from underhood.text.chat import ChatTemplate
 
     if shard_mb <= 0:
         raise UserError(f"found {shard_mb:g}", where="--shard-mb", expected="more than 0")
+    model = place_of(model)
     opened, tokenizer, config = open_model(model)
     template = ChatTemplate.read(model)
     own = None if template.origin == "default" else template.source(with_tools=False)

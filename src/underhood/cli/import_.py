@@ -20,9 +20,10 @@ def command(
     from underhood.base.config import to_plain
     from underhood.base.errors import NonFinite, UserError
     from underhood.cli.console import print_json
-    from underhood.interop.models import model_type, open_model
+    from underhood.interop.models import model_type, open_model, place_of
     from underhood.train.checkpoint import Checkpoint, model_tensors, save_checkpoint
 
+    model = place_of(model)
     target = folder or Path("runs") / model.resolve().name
     if (target / "step-000000").exists():
         raise UserError("is there already", where=str(target / "step-000000"), remedy="Name another folder.")

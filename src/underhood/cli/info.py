@@ -9,7 +9,7 @@ BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0, "int4": 0.5}
 
 
 def command(
-    model: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="A run folder, a checkpoint, or a model folder.")],
+    model: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="A run folder, a checkpoint, a model folder, or a pulled model's name.")],
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor with its shape.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -18,8 +18,9 @@ def command(
     A field of config.json that may change what is computed and that is not known is an error, here as everywhere.
     """
     from underhood.cli.console import columns, print_json
+    from underhood.interop.models import place_of
 
-    facts = describe(model)
+    facts = describe(place_of(model))
     shapes = facts.pop("tensors")
     if as_json:
         print_json({**facts, **({"tensors": shapes} if tensors else {})})

@@ -18,7 +18,9 @@ SPARE = 64  # requests that may be inside besides those that run and wait: being
 
 
 def command(
-    model: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="A run folder, a checkpoint, or a folder with published weights.")] = Path("runs/tales"),
+    model: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="A run folder, a checkpoint, a model folder, or a pulled model's name.")] = Path(
+        "runs/tales"
+    ),
     host: Annotated[str, typer.Option(help="The address to listen on; any but this machine's own needs a token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     token: Annotated[str, typer.Option(help=f"What clients must send as their API key; better in the environment, as {TOKEN}.")] = "",
@@ -39,6 +41,7 @@ def command(
     from underhood.cli.console import note
     from underhood.cli.parts import bound, chosen_parts, note_given
     from underhood.infer.engine import EngineConfig
+    from underhood.interop.models import place_of
     from underhood.serve.house import ServeConfig
     from underhood.serve.server import Server, listen, open_house
 
@@ -52,7 +55,7 @@ def command(
     parts = chosen_parts(mine, with_ or [])
     with listen(host, port) as listening, bound(parts):
         ways: dict[str, Any] = {"readable": True, "opened": note_given} if parts else {"compiled": kernels == "auto"}
-        house = open_house(model, config, engine, name=name, dtype=dtype, **ways)
+        house = open_house(place_of(model), config, engine, name=name, dtype=dtype, **ways)
         shown = "localhost" if is_own(host) else host
         note(f"{house.name}: {house.dialogue.says}.")
         note(f"http://{shown}:{listening.getsockname()[1]} is the chat page; the API is under /v1, the model is called {house.name!r}. Ctrl-C ends.")
