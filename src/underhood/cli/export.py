@@ -7,7 +7,7 @@ import typer
 
 
 def command(
-    model: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="A run folder, a checkpoint, a model folder, or a pulled model's name.")],
+    model: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="A run, a checkpoint, a model folder, or a pulled model's name.")],
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write; must not exist yet.")],
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; as it is when not given.")] = None,
     shard_mb: Annotated[float, typer.Option(help="Cut the weights into files of at most so many MB.")] = 5000.0,

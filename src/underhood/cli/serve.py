@@ -18,7 +18,7 @@ SPARE = 64  # requests that may be inside besides those that run and wait: being
 
 
 def command(
-    model: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="A run folder, a checkpoint, a model folder, or a pulled model's name.")] = Path(
+    model: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="A run, a checkpoint, a model folder, or a pulled model's name.")] = Path(
         "runs/tales"
     ),
     host: Annotated[str, typer.Option(help="The address to listen on; any but this machine's own needs a token.")] = "127.0.0.1",
