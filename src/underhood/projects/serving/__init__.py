@@ -1,0 +1,1 @@
+"""Project 17: production serving: continuous batching and paged attention."""
