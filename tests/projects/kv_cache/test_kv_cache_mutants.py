@@ -2,7 +2,10 @@
 
 import pytest
 
-from tests.projects.mutants import Mutant, failing
+from tests.projects.mutants import Mutant, part_of
+from underhood.lab.kills import run_check
+from underhood.projects.registry import find_project
+from underhood.workbench.starter import solution
 
 MUTANTS = [
     # ── one layer ──
@@ -80,8 +83,8 @@ MUTANTS = [
     Mutant("static_overrun", "if self.length + T > self.capacity:", "if T > self.capacity:", "one_shape_for_all_steps"),
     Mutant(
         "window_cut_from_the_prompt",
-        "        return k, v\n\n\nclass RollingCache",
-        "        return k[:, :, -self.window :], v[:, :, -self.window :]\n\n\nclass RollingCache",
+        "self.length += T\n        return k, v",
+        "self.length += T\n        return k[:, :, -self.window :], v[:, :, -self.window :]",
         "the_window_rolls",
     ),
     Mutant("one_more_kept", "k.shape[2] - (self.window - 1)", "k.shape[2] - self.window", "the_window_rolls"),
@@ -106,4 +109,10 @@ MUTANTS = [
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.name)
 def test_a_wrong_file_fails_the_check_about_its_fault(mutant: Mutant) -> None:
-    assert mutant.check in failing("kv_cache", mutant)
+    """That check alone is run: the one that writes a thousand tokens takes its time."""
+    project = find_project("kv_cache")
+    right = solution(project)
+    assert right.count(mutant.right) == 1, f"{mutant.right!r} stands {right.count(mutant.right)} times in the right file"
+    part = part_of("kv_cache", right.replace(mutant.right, mutant.wrong))
+    check = next(c for c in project.checks() if c.name == mutant.check)
+    assert run_check(check, part) is not None

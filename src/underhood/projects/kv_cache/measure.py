@@ -56,8 +56,8 @@ def at_length(model: GPT, T: int, steps: int, read: float) -> dict[str, float]:
         "recomputed_tokens_per_s": round(1 / whole, 2),
         "speedup": round(whole / middle, 1),
         "bandwidth_share": round(touched / middle / 1e9 / read, 2),
-        "cache_mib": round(cache_bytes(model.config, T) / 2**20, 2),
-        "held_mib_per_capacity": round(held_bytes(cache) / 2**20 * T / (T + steps), 2),
+        "formula_kib": cache_bytes(model.config, T + steps) / 1024,
+        "held_kib": held_bytes(cache) / 1024,
     }
 
 
