@@ -67,7 +67,8 @@ def properties(config: ExactConfig, seed: int, watch: Watch) -> Found:
 
 def rope(config: ExactConfig, kind: str, **fields: Any) -> RopeConfig:
     """``kind`` at the config's factor."""
-    return RopeConfig(**{"kind": kind, "factor": config.factor, "original_context": config.trained} | fields)
+    values: dict[str, Any] = {"kind": kind, "factor": config.factor, "original_context": config.trained}
+    return RopeConfig(**values | fields)
 
 
 def frequency_properties(config: ExactConfig) -> dict[str, bool]:

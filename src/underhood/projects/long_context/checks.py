@@ -275,7 +275,7 @@ def check_the_rotation_starts_where_it_is_told(part: Part, rng: random.Random) -
 )
 def check_yarn_multiplies_queries_and_keys_once(part: Part, rng: random.Random) -> None:
     q, k, x = noise(rng, 1, 1, 4, 16), noise(rng, 1, 1, 4, 16), torch.zeros(1, 4, 16, dtype=torch.float64)
-    yarn = {"kind": "yarn", "factor": 4.0, "original_context": 64}
+    yarn: dict[str, Any] = {"kind": "yarn", "factor": 4.0, "original_context": 64}
     for fields, expected in ((yarn, 0.1 * math.log(4) + 1), (yarn | {"attention_factor": 1.0}, 1.0), ({"kind": "linear", "factor": 4.0}, 1.0)):
         rope = RopeConfig(**fields)
         positions = tried("ScaledRotary is made", part.ScaledRotary, 256, 16, 16, rope)
