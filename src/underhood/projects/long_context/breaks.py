@@ -102,7 +102,7 @@ BREAKS: tuple[Sabotage, ...] = (
         patch=Edit(TURNS, "return 1 - ramp.clamp(0, 1)", "return ramp.clamp(0, 1)"),
         baseline="long_context.read",
         expect=(Rises("inside_loss", by=0.3), Rises("last_loss", by=0.5), Falls("found_long", by=0.3), Stays("train_loss", within=1e-6), Keeps("causal")),
-        look="Both faults at once: neighbours are hard to tell apart, and far positions are ones that were never trained.",
+        look="Short texts hardly tell. The slow pairs turn to angles that were never trained, as if nothing had been done, and most facts far back are lost.",
         silent=True,
     ),
     # ── the temperature ──

@@ -4,12 +4,13 @@ import functools
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from underhood.eval.needle import in_pieces, retrieval
 from underhood.lab.baselines.long_context import LEDGER, SHORT, TIMES, LongConfig, longer, position_losses, trained_keeper, trained_reader
 from underhood.lab.timing import best_of
 from underhood.nn.gpt import GPT
-from underhood.nn.rope import LateTurn, RopeConfig, ScaledRotary
+from underhood.nn.rope import LateTurn, RopeConfig, ScaledRotary, Turn
 
 SECONDS = 14  # about, on one thread
 KINDS = {"plain": "default", "linear": "linear", "ntk": "ntk", "yarn": "yarn"}
@@ -51,12 +52,17 @@ def rotation_costs() -> dict[str, float]:
     keys = torch.zeros(1, HEADS, TOKENS, WIDTH)
     found = {}
     for kind in ("yarn", "dynamic"):
-        positions = ScaledRotary(TOKENS, HEADS * WIDTH, WIDTH, RopeConfig(kind=kind, factor=TIMES, original_context=TOKENS // TIMES))  # type: ignore[arg-type]
+        values: dict[str, Any] = {"kind": kind, "factor": TIMES, "original_context": TOKENS // TIMES}
+        positions = ScaledRotary(TOKENS, HEADS * WIDTH, WIDTH, RopeConfig(**values))
         angles = functools.partial(positions.rotation, x, TOKENS - 1)
-        turn = angles()
         found[f"{kind}_angles_us"] = micros(best_of(angles))
-        found[f"{kind}_turns_us"] = micros(best_of(lambda turn=turn: (turn(q), turn.keys(keys) if isinstance(turn, LateTurn) else turn(q))))
+        found[f"{kind}_turns_us"] = micros(best_of(functools.partial(turn_all, angles(), q, keys)))
     return found | {"copy_keys_us": micros(best_of(keys.clone)), "keys_mib": keys.numel() * 4 / 2**20}
+
+
+def turn_all(turn: Turn, q: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    """A new query, and its key or, where turning is late, all ``keys``."""
+    return turn(q), turn.keys(keys) if isinstance(turn, LateTurn) else turn(q)
 
 
 def micros(seconds: float) -> float:
