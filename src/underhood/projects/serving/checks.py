@@ -1,10 +1,12 @@
 """What any correct pages and scheduler satisfy. Everything is driven by scripts of operations; what is expected stands in the script, or in a dict."""
 
 import random
+from functools import partial
+from typing import Any
 
 from underhood.lab.check import Check, Part, check, equal, holds, runs
 from underhood.projects.serving.scheduler_checks import SCHEDULER_CHECKS
-from underhood.projects.serving.scripts import Life, pool_of, refused, script, written
+from underhood.projects.serving.scripts import Life, pool_of, refused, script, whole, written
 
 EQUAL_HASH = 2**61 - 1  # Python's hash of n and of n + this are equal
 
@@ -19,6 +21,7 @@ EQUAL_HASH = 2**61 - 1  # Python's hash of n and of n + this are equal
         "`return hash((previous, tokens, salt))`.",
     ),
 )
+@whole
 def check_the_hash_is_a_chain(part: Part, rng: random.Random) -> None:
     """The hash is the same for the same three things, and another where one of them is another."""
     one = runs(lambda: part.chain_hash(0, (1, 2), ""), "a block has a hash", given="the first block, tokens 1 2")
@@ -40,14 +43,15 @@ def check_the_hash_is_a_chain(part: Part, rng: random.Random) -> None:
         "`for at in range(0, len(tokens) - size, size)`: `entry = self.find(found[-1] if found else None, tuple(tokens[at : at + size]), salt)`; else break.",
     ),
 )
+@whole
 def check_a_prompt_finds_its_beginning(part: Part, rng: random.Random) -> None:
     """A prompt finds the longest run of known blocks from its beginning, after the same tokens and with the same salt, but never its own last token."""
     index = runs(part.PrefixIndex, "an index can be made")
     equal(runs(lambda: index.match([1, 2, 3], 2), "an empty index can be asked"), [], "an empty index finds nothing")
     for block, before, tokens in ((4, None, (1, 2)), (7, 4, (3, 4)), (5, 7, (1, 2)), (6, 5, (7, 8))):
         says = "add gives the block that stands for the tokens"
-        equal(runs(lambda b=block, p=before, t=tokens: index.add(b, p, t), "a block can be entered", given=(block, before, tokens)), block, says, given=tokens)
-    for tokens, salt, expected in (
+        equal(runs(partial(index.add, block, before, tokens), "a block can be entered", given=(block, before, tokens)), block, says, given=tokens)
+    for prompt, salt, expected in (
         ([1, 2, 3, 4, 1, 2, 7, 8, 9], "", [4, 7, 5, 6]),
         ([1, 2, 3, 4, 9], "", [4, 7]),
         ([1, 2, 3, 4], "", [4]),
@@ -57,11 +61,12 @@ def check_a_prompt_finds_its_beginning(part: Part, rng: random.Random) -> None:
         ([3, 4, 5], "", []),
         ([1, 2, 1, 2, 7, 8, 9], "", [4]),
         ([1, 2, 9, 9, 1, 2, 9], "", [4]),
+        ([1, 2, 9, 9, 3, 4, 5], "", [4]),
         ([1, 2, 3, 4, 5], "another", []),
     ):
-        found = runs(lambda t=tokens, s=salt: index.match(t, 2, s), "a prompt can be looked up", given=tokens)
+        found = runs(partial(index.match, prompt, 2, salt), "a prompt can be looked up", given=prompt)
         says = "a prompt finds the known blocks that it begins with, one after the other, without its last token"
-        equal(list(found), expected, says, given=f"known: 1 2 (block 4), then 3 4 (7), 1 2 (5), 7 8 (6); prompt {tokens}, salt {salt!r}")
+        equal(list(found), expected, says, given=f"known: 1 2 (block 4), then 3 4 (7), 1 2 (5), 7 8 (6); prompt {prompt}, salt {salt!r}")
 
 
 @check(
@@ -72,6 +77,7 @@ def check_a_prompt_finds_its_beginning(part: Part, rng: random.Random) -> None:
         "`return entry if entry and (entry.parent, entry.tokens, entry.salt) == (parent, tokens, salt) else None`.",
     ),
 )
+@whole
 def check_the_tokens_decide(part: Part, rng: random.Random) -> None:
     """A block whose hash is equal by accident, or by intent, is not found, and does not take the other's place."""
     index = runs(part.PrefixIndex, "an index can be made")
@@ -88,9 +94,10 @@ def check_the_tokens_decide(part: Part, rng: random.Random) -> None:
     hints=(
         "Two requests compute the same block at the same time. Which of the two does the index name?",
         "The first one stays. What comes after a block that is not known is not entered, for nobody could find it. What is forgotten is gone from both dicts.",
-        "add: `parent = self.by_block.get(before)`; unknown → return block; `known = self.find(…)` → return known.block; else `Entry(block, key, parent, tokens, salt)`.",
+        "add: `parent = self.by_block.get(before)`; if `find` knows it, return its block; else enter an `Entry`, unless its hash is taken.",
     ),
 )
+@whole
 def check_entries_come_and_go(part: Part, rng: random.Random) -> None:
     """Equal content is entered once, nothing is entered after an unknown block, and what is forgotten is not found again."""
     index = runs(part.PrefixIndex, "an index can be made")
@@ -126,15 +133,14 @@ def check_entries_come_and_go(part: Part, rng: random.Random) -> None:
     hints=(
         "Three requests read one block and one of them ends. May it be handed out again?",
         "Count users: `allocate` gives a block one, `share` adds one, `release` takes one; at none it is free.",
-        "`self.users[block] = self.users.get(block, 0) + 1`; release: raise if it is not in users, subtract, and at 0 delete it and put it into `free`.",
+        "`self.users[block] = self.users.get(block, 0) + 1`; release: raise if it is not in users, subtract, and at 0 move it to `free`.",
     ),
 )
+@whole
 def check_users_are_counted(part: Part, rng: random.Random) -> None:
     """A block is free when its last user has released it, and no sooner; one release too many and sharing of what holds nothing are errors."""
     for n, size in ((0, 16), (4, 0)):
-        refused(
-            lambda n=n, size=size: part.BlockPool(n, size), "ConfigError", "a pool has at least one block of at least one slot", given=f"{n} blocks of {size}"
-        )
+        refused(partial(part.BlockPool, n, size), "ConfigError", "a pool has at least one block of at least one slot", given=f"{n} blocks of {size}")
     pool = pool_of(part, 3, 4)
     equal([runs(pool.allocate, "a block can be had") for _ in range(2)], [0, 1], "fresh blocks are handed out in order", given="3 blocks")
     equal((dict(pool.users), list(pool.free)), ({0: 1, 1: 1}, [2]), "a block that is handed out has one user and is not free", given="3 blocks, 2 handed out")
@@ -148,7 +154,7 @@ def check_users_are_counted(part: Part, rng: random.Random) -> None:
     refused(lambda: pool.release(0), "PageError", "a release too many is an error", given="block 0, which nobody uses")
     refused(lambda: pool.release(-1), "PageError", "there is no block -1", given="release(-1)")
     for block in (0, 3, -1):
-        refused(lambda b=block: pool.share(b), "PageError", "a free block that holds nothing cannot be shared", given=f"block {block}")
+        refused(partial(pool.share, block), "PageError", "a free block that holds nothing cannot be shared", given=f"block {block}")
     equal((dict(pool.users), sorted(pool.free)), ({1: 1}, [0, 2]), "what is refused changes nothing", given="after five refusals")
     pool.allocate(), pool.allocate()
     refused(pool.allocate, "OutOfBlocks", "there is an error for no more blocks", given="all 3 in use")
@@ -161,9 +167,10 @@ def check_users_are_counted(part: Part, rng: random.Random) -> None:
     hints=(
         "A conversation ends, and goes on a minute later. What would you like to find?",
         "A free block keeps what it holds until it is handed out. So those that hold nothing known go first, and then those that have been free longest.",
-        "release: `self.free[block] = None`, `self.free.move_to_end(block, last=block in self.index)`; allocate: `popitem(last=False)`, then `self.index.forget(block)`.",
+        "release: `self.free.move_to_end(block, last=block in self.index)`; allocate: `popitem(last=False)`, then `self.index.forget(block)`.",
     ),
 )
+@whole
 def check_content_outlives_its_users(part: Part, rng: random.Random) -> None:
     """A free block that the index knows can be shared again, is handed out last, and is forgotten when it is."""
     pool = pool_of(part, 4, 1)
@@ -195,13 +202,21 @@ def check_content_outlives_its_users(part: Part, rng: random.Random) -> None:
         "`slots = [self.blocks[t // size] * size + t % size for t in range(self.length, end)]`, after the new blocks are in the list.",
     ),
 )
+@whole
 def check_slots_follow_the_table(part: Part, rng: random.Random) -> None:
     """Two texts that grow by turns get their own slots; a token lies in its block, at its place; what is given back is used again."""
     pool = pool_of(part, 5, 4)
     one, two = (runs(lambda: part.PageTable(pool), "a table can be made") for _ in range(2))
-    script = ((one, 5, [0, 1, 2, 3, 4]), (two, 3, [8, 9, 10]), (one, 4, [5, 6, 7, 12]), (two, 0, []), (two, 1, [11]), (two, 1, [16]))
-    for i, (table, n, expected) in enumerate(script, 1):
-        found = runs(lambda t=table, n=n: t.append_slots(n), "slots can be had", given=f"operation {i}: {n} more tokens")
+    turns: tuple[tuple[Any, int, list[int]], ...] = (
+        (one, 5, [0, 1, 2, 3, 4]),
+        (two, 3, [8, 9, 10]),
+        (one, 4, [5, 6, 7, 12]),
+        (two, 0, []),
+        (two, 1, [11]),
+        (two, 1, [16]),
+    )
+    for i, (table, n, expected) in enumerate(turns, 1):
+        found = runs(partial(table.append_slots, n), "slots can be had", given=f"operation {i}: {n} more tokens")
         equal(
             (list(found[0]), list(found[1])), (expected, []), "a token's slot is its block's first slot and its place there", given=f"operation {i}: {n} more"
         )
@@ -224,6 +239,7 @@ def check_slots_follow_the_table(part: Part, rng: random.Random) -> None:
         "`keep = self.pool.blocks_of(length)`; release `reversed(self.blocks[keep:])`; `del self.blocks[keep:]`; then set length and published.",
     ),
 )
+@whole
 def check_what_is_cut_is_given_back(part: Part, rng: random.Random) -> None:
     """After a cut the next token stands where the cut was, and blocks behind it are free."""
     pool = pool_of(part, 5, 4)
@@ -235,7 +251,7 @@ def check_what_is_cut_is_given_back(part: Part, rng: random.Random) -> None:
     table.truncate(9), table.truncate(8)
     equal((list(table.blocks), table.length), ([0, 1], 8), "a cut at the end of a block keeps it, and no more", given="9 tokens, 8 kept")
     for length in (-1, 9):
-        refused(lambda n=length: table.truncate(n), "PageError", "a table is cut to what it has", given=f"8 tokens, {length} kept")
+        refused(partial(table.truncate, length), "PageError", "a table is cut to what it has", given=f"8 tokens, {length} kept")
     table.truncate(0)
     equal((list(table.blocks), sorted(pool.free)), ([], [0, 1, 2, 3, 4]), "nothing kept is nothing held", given="0 kept")
 
@@ -248,6 +264,7 @@ def check_what_is_cut_is_given_back(part: Part, rng: random.Random) -> None:
         "`if fresh + torn > len(self.pool.free): raise OutOfBlocks(fresh + torn, len(self.pool.free))`, before the first `allocate`.",
     ),
 )
+@whole
 def check_all_or_nothing(part: Part, rng: random.Random) -> None:
     """Where blocks do not suffice nothing is taken, and what fits can still be had."""
     pool = pool_of(part, 3, 4)
@@ -270,6 +287,7 @@ def check_all_or_nothing(part: Part, rng: random.Random) -> None:
         "`kept = self.pool.index.add(mine, before, tuple(tokens[i * size : (i + 1) * size]), salt)`; if kept != mine: share, release, replace.",
     ),
 )
+@whole
 def check_equal_pages_are_kept_once(part: Part, rng: random.Random) -> None:
     """What is published is found and adopted, equal blocks are kept once, and a text finds what it left."""
     pool = pool_of(part, 8, 2)
@@ -299,10 +317,11 @@ def check_equal_pages_are_kept_once(part: Part, rng: random.Random) -> None:
     "4 · One page, two readers",
     hints=(
         "Two tables share a last block that is half full. One writes its next token. What does the other read?",
-        "Before you write into a last block with room, ask the pool whether it is writable. If not: take a new block, say that it is to be copied, release the old.",
+        "Before you write into a last block with room, ask the pool whether it is writable. If not: take a new one, say what is to be copied, release the old.",
         "`torn = n > 0 and self.length % size > 0 and not self.pool.writable(self.blocks[-1])`; then `copies.append((old, self.blocks[-1]))`.",
     ),
 )
+@whole
 def check_who_writes_copies(part: Part, rng: random.Random) -> None:
     """The first of two readers to write copies the last block, the other does not; a block that the index knows is copied too."""
     pool = pool_of(part, 4, 4)
@@ -320,7 +339,7 @@ def check_who_writes_copies(part: Part, rng: random.Random) -> None:
     three.append_slots(0)
     equal(list(three.blocks), [0, 1], "who writes nothing copies nothing", given="append_slots(0)")
     refused(
-        lambda: three.append_slots(6), "OutOfBlocks", "the copy counts as a block that is needed", given="one block is free, and a copy and a block are needed"
+        lambda: three.append_slots(2), "OutOfBlocks", "the copy counts as a block that is needed", given="one block is free, and a copy and a block are needed"
     )
     equal((list(three.blocks), len(pool.free)), ([0, 1], 1), "where not all can be had, nothing is taken", given="a copy and a block needed, one is free")
     three.free(), two.free()
@@ -346,12 +365,13 @@ def check_who_writes_copies(part: Part, rng: random.Random) -> None:
         "Most often: a count that is not raised in `adopt`, a table that shares its list with a twin, a block that is written to though the index knows it.",
     ),
 )
+@whole
 def check_a_random_life(part: Part, rng: random.Random) -> None:
     """After each of hundreds of random operations every text reads its own tokens, every block has its users, and none is lost."""
     life = Life(part, 14, 3)
     for i, operation in enumerate(script(rng, 400), 1):
         given = f"operation {i} of 400 ({operation[0]})"
-        runs(lambda o=operation: life.do(*o), "an operation runs", given=given)
+        runs(partial(life.do, *operation), "an operation runs", given=given)
         life.look(given)
     for table, _ in life.texts:
         table.free()

@@ -1,9 +1,11 @@
 """What any correct scheduler satisfies: steps to follow by hand, then a crowd of which each gets the tokens that it gets alone."""
 
 import random
+from functools import partial
 
+from underhood.infer.request import SchedulerConfig
 from underhood.lab.check import Check, Part, check, equal, holds, runs
-from underhood.projects.serving.scripts import Driver, alone, refused
+from underhood.projects.serving.scripts import Driver, alone, refused, whole
 
 # ── the next step ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -16,8 +18,10 @@ from underhood.projects.serving.scripts import Driver, alone, refused
         "`n = min(request.target - request.computed, plan.left)`; `plan.put(Span(request, request.computed, request.computed + n, slots, copies))`.",
     ),
 )
+@whole
 def check_requests_join_between_steps(part: Part, rng: random.Random) -> None:
     """A request joins as soon as another has left and there is room in the step; a long prompt comes in chunks, and no step is larger than it may be."""
+    runs(lambda: part.Scheduler(SchedulerConfig(context=8), part.BlockPool(2, 4)), "a scheduler can be made", given="a config, and a pool")
     driver = Driver(part, tokens_per_step=8, max_running=2)
     for name, length, n_max in (("a", 3, 3), ("b", 14, 2), ("c", 2, 1)):
         driver.add(name, [ord(name)] * length, n_max)
@@ -31,13 +35,15 @@ def check_requests_join_between_steps(part: Part, rng: random.Random) -> None:
     driver.add("long", [1] * 10, 1)
     found = driver.all_steps(9)
     equal(found, ["long[0:4]", "long[4:8]", "long[8:10]"], "a prompt that is longer than a step is computed in several", given="4 tokens a step, 10 + 1")
-    for policy, steps in (("continuous", 4), ("static", 32)):
+    for policy, expected in (("continuous", 4), ("static", 32)):
         driver = Driver(part, max_running=2, policy=policy)
         last = [driver.add(name, [ord(name)] * 3, n_max) for name, n_max in (("a", 2), ("b", 30), ("c", 2))][-1]
-        found = [driver.step() for _ in range(steps)]
-        given = f"policy {policy}, 2 at once; a: 3 + 2 tokens, b: 3 + 30, c: 3 + 2"
-        says = "under the static policy nobody joins until the whole batch is done; else as soon as there is a place"
-        equal((len(last.generated), sum("c[" in words for words in found)), (2, 2), says, given=f"{given}; after {steps} steps c has its tokens")
+        taken = 0
+        while len(last.generated) < 2 and taken < 40:
+            driver.step()
+            taken += 1
+        given = f"policy {policy}, 2 at once; a: 3 + 2 tokens, b: 3 + 30, c: 3 + 2; steps until c has its tokens"
+        equal(taken, expected, "under the static policy nobody joins until the whole batch is done; else as soon as there is a place", given=given)
 
 
 @check(
@@ -48,6 +54,7 @@ def check_requests_join_between_steps(part: Part, rng: random.Random) -> None:
         "`for request in sorted(batch.running, key=lambda r: r.pending > 1)`: False comes before True, and within each the order of arrival stays.",
     ),
 )
+@whole
 def check_decodes_go_first(part: Part, rng: random.Random) -> None:
     """Whoever decodes is computed before any prompt, though the prompt arrived first."""
     driver = Driver(part, tokens_per_step=4, max_running=2)
@@ -68,6 +75,7 @@ def check_decodes_go_first(part: Part, rng: random.Random) -> None:
         "`known = self.pool.index.match(request.tokens, self.pool.size, request.salt)`, then `batch.join(batch.queue.pop(), known)`.",
     ),
 )
+@whole
 def check_what_is_known_is_not_computed(part: Part, rng: random.Random) -> None:
     """A prompt is computed from its first unknown block on; strangers by their salt find nothing; a prompt that was asked before still gets its logits."""
     driver = Driver(part)
@@ -87,10 +95,11 @@ def check_what_is_known_is_not_computed(part: Part, rng: random.Random) -> None:
     "6 · Room, turns and making way",
     hints=(
         "Forty requests come at once and four fit. What happens if all of them begin?",
-        "Let a request join only if the blocks of its tokens are free, without those that somebody already uses for it, and a reserve is left. Whoever is alone may.",
-        "`needed + math.ceil(self.config.watermark * self.pool.n_blocks) <= len(self.pool.free)`; needed: `blocks_of(len(request.tokens))` less known blocks in use.",
+        "Let a request join only if the blocks that it needs are free and a reserve is left; known blocks in use it has already. Whoever is alone may.",
+        "`needed + math.ceil(self.config.watermark * self.pool.n_blocks) <= len(self.pool.free)`; needed: `blocks_of` its tokens, less known ones in use.",
     ),
 )
+@whole
 def check_nobody_joins_without_room(part: Part, rng: random.Random) -> None:
     """Requests join as blocks allow, so that nobody is pushed out; the reserve is kept; shared blocks in use cost nothing; nobody overtakes."""
     driver = Driver(part, n_blocks=24, max_running=12, tokens_per_step=256, context=100)
@@ -122,26 +131,26 @@ def check_nobody_joins_without_room(part: Part, rng: random.Random) -> None:
     hints=(
         "Two run, both need a block, one is free. Who goes on, and what becomes of the other?",
         "Where `append_slots` raises OutOfBlocks, whoever came last gives back its blocks and waits; then try again. It may be the request itself.",
-        "`while request.table and n > 0: try: … except OutOfBlocks: self.batch.preempt(plan) else: return plan.put(…)`; join nobody in a step that pushed someone out.",
+        "`while request.table and n > 0: try: … except OutOfBlocks: self.batch.preempt(plan) else: return plan.put(…)`; join nobody after that.",
     ),
 )
+@whole
 def check_whoever_came_last_makes_way(part: Part, rng: random.Random) -> None:
     """When blocks run out, the request that came last gives its own back and is computed anew later; each gets the tokens that it gets alone."""
-    driver = Driver(part, n_blocks=6, tokens_per_step=32, max_running=4)
-    requests = {driver.add(name, [i, i, i, i, i], 12): [i] * 5 for i, name in enumerate("abc", 1)}
+    driver = Driver(part, n_blocks=7, tokens_per_step=32, max_running=3)
+    requests = {driver.add(name, [i] * 5, 12): [i] * 5 for i, name in enumerate("abc", 1)}
+    requests[driver.add("d", [4], 1)] = [4]
     steps = driver.all_steps(60)
-    given = "6 blocks of 4; three requests of 5 + 12 tokens"
-    equal(
-        steps[:5],
-        ["a[0:5] b[0:5] c[0:5]", *(f"a[{t}:{t + 1}] b[{t}:{t + 1}] c[{t}:{t + 1}]" for t in (5, 6, 7)), "a[8:9] b[8:9]"],
-        "who came last makes way",
-        given=given,
-    )
-    equal(steps[5], "a[9:10] b[9:10]", "who made way waits until there is room for all of it", given=given)
+    given = "7 blocks of 4, three at once; a, b and c of 5 + 12 tokens, then d of 1 + 1"
+    together = ["a[0:5] b[0:5] c[0:5]", *(f"a[{t}:{t + 1}] b[{t}:{t + 1}] c[{t}:{t + 1}]" for t in (5, 6, 7))]
+    equal(steps[:4], together, "three run as long as there are blocks", given=given)
+    equal(steps[4], "a[8:9] b[8:9]", "who came last makes way, and nobody joins in a step in which somebody had to", given=f"{given}; step 5")
+    equal(steps[5], "a[9:10] b[9:10] d[0:1]", "who made way waits until there is room for all of it; another may fit", given=f"{given}; step 6")
     holds(all("a[" in words for words in steps[:12]), "who came first is never pushed out", given=given, found=steps)
     for request, prompt in requests.items():
-        equal(list(request.generated), alone(prompt, 12), "each gets the tokens that it gets alone", given=f"{given}; {driver.names[request]}")
-    equal((driver.busy, len(list(driver.pool.free)), driver.batch.counts.preempted > 0), (False, 6, True), "all are served, and no block is lost", given=given)
+        equal(list(request.generated), alone(prompt, request.n_max), "each gets the tokens that it gets alone", given=f"{given}; {driver.names[request]}")
+    found = (driver.busy, len(list(driver.pool.free)), driver.batch.counts.preempted > 0)
+    equal(found, (False, 7, True), "all are served, and no block is lost", given=given)
 
 
 @check(
@@ -152,6 +161,7 @@ def check_whoever_came_last_makes_way(part: Part, rng: random.Random) -> None:
         "`request = batch.queue.peek()`, …, `batch.join(batch.queue.pop(), known)`; `add` hands the request on as it is.",
     ),
 )
+@whole
 def check_clients_take_turns(part: Part, rng: random.Random) -> None:
     """Clients take turns by what they were given, who is cancelled leaves, and what can never run is refused."""
     driver = Driver(part, max_running=1, tokens_per_step=8)
@@ -178,7 +188,7 @@ def check_clients_take_turns(part: Part, rng: random.Random) -> None:
     )
     for words, prompt, n_max in (("longer than the context", [1] * 99, 2), ("no prompt", [], 2)):
         request = driver.batch.kind(prompt, n_max)
-        refused(lambda r=request: driver.scheduler.add(r), "RequestRefused", "what can never run is refused when it comes", given=words)
+        refused(partial(driver.scheduler.add, request), "RequestRefused", "what can never run is refused when it comes", given=words)
     driver.add("one", [1], 1), driver.add("two", [1], 1)
     third = driver.batch.kind([1], 1)
     refused(lambda: driver.scheduler.add(third), "QueueFull", "no more wait than may", given="max_waiting 2, two wait")
@@ -189,9 +199,10 @@ def check_clients_take_turns(part: Part, rng: random.Random) -> None:
     hints=(
         "The message names the request. Was it pushed out, did it guess, did it find something? Run it alone, then beside one other.",
         "A request's tokens depend on its keys only. If they differ, a key was read from a slot that somebody else wrote, or from one where it does not stand.",
-        "Look at `append_slots` (slots), `truncate` (length), `publish` and `adopt` (users), in this order, with the blocks of the tables printed after each step.",
+        "Look at `append_slots` (slots), `truncate` (length), `publish` and `adopt` (users), in this order; print the tables' blocks after each step.",
     ),
 )
+@whole
 def check_a_crowd_gets_its_own_tokens(part: Part, rng: random.Random) -> None:
     """Forty random requests on few blocks, some with guesses, some alike: each gets the tokens that it gets alone, all are served, and no block is lost."""
     driver = Driver(part, n_blocks=14, size=4, tokens_per_step=24, max_running=6, max_waiting=99)

@@ -1,5 +1,6 @@
 """What drives the checks: a life of page tables beside a dict, and a scheduler with a model that is a sum."""
 
+import functools
 import random
 import zlib
 from collections import Counter
@@ -9,6 +10,16 @@ from typing import Any
 from underhood.base.errors import UnderhoodError
 from underhood.infer.request import Request, SchedulerConfig
 from underhood.lab.check import CheckFailed, Part, equal, holds, runs
+
+
+def whole(run: Callable[[Part, random.Random], None]) -> Callable[[Part, random.Random], None]:
+    """The check, of which an operation that raises where none should is a failure."""
+
+    @functools.wraps(run)
+    def check_all(part: Part, rng: random.Random) -> None:
+        runs(lambda: run(part, rng), "an operation raises an error where it should not")
+
+    return check_all
 
 
 def refused(call: Callable[[], Any], name: str, says: str, *, given: Any = None) -> None:
@@ -171,7 +182,7 @@ class Driver:
 
     def all_steps(self, most: int = 400) -> list[str]:
         """Steps until nobody waits or runs."""
-        found = []
+        found = list[str]()
         while self.busy and len(found) < most:
             found.append(self.step())
         return found
