@@ -1,9 +1,13 @@
 """Latent attention beside transformers' DeepSeek-V2."""
 
+import dataclasses
+
+import pytest
 import torch
 from transformers import DeepseekV2Config
 from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Attention, DeepseekV2RotaryEmbedding
 
+from underhood.base.errors import ConfigError
 from underhood.infer.cache import LayerCache
 from underhood.nn.attention import AttentionConfig, LatentConfig
 from underhood.nn.gpt import build_gpt
@@ -60,6 +64,21 @@ def test_cached_steps_are_the_whole_and_the_cache_is_small() -> None:
     steps = [made(x[:, t : t + 1], rotate=rotary.rotation(x[:, t : t + 1], t), cache=cache) for t in range(T)]
     torch.testing.assert_close(torch.cat(steps, dim=1), made(x, rotate=rotary.rotation(x)), rtol=1e-5, atol=1e-6)
     assert cache.keys.shape[-1] + cache.values.shape[-1] == WIDE.kv_rank + WIDE.rope_width
+
+
+def test_keys_are_turned_anew_where_the_turn_changes_with_the_length() -> None:
+    """Dynamic scaling: the cache holds the shared key unturned."""
+    rope = RopeConfig(kind="dynamic", factor=4.0, original_context=4)
+    made, x, cache, rotary = layer(), torch.randn(2, T, C), LayerCache(T), ScaledRotary(T, C, WIDE.rope_width, rope)
+    made(x[:, :-1], rotate=rotary.rotation(x[:, :-1]), cache=cache)
+    last = made(x[:, -1:], rotate=rotary.rotation(x[:, -1:], T - 1), cache=cache)
+    torch.testing.assert_close(last, made(x, rotate=rotary.rotation(x))[:, -1:], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"n_kv_head": 2}, {"head_dim": 4}, {"qk_norm": True}, {"qk_gain": True}, {"window": 3}, {"latent": None}])
+def test_what_it_does_not_know_is_refused(options: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        LatentAttention(dataclasses.replace(CONFIG, **options))  # type: ignore[arg-type]
 
 
 def test_a_model_is_made_of_it() -> None:

@@ -28,7 +28,7 @@ ORACLES = "underhood.projects.gqa.oracles"
 def check_heads_have_any_width(part: Part, rng: random.Random) -> None:
     for W, count in ((20, 4), (6, 1), (6, 6)):
         x, given = noise(rng, 2, 3, W), f"B 2, T 3, W {W}, {count} heads"
-        expected = torch.stack(x.split(W // count, dim=-1), dim=1)
+        expected = torch.stack(torch.split(x, W // count, dim=-1), dim=1)
         alike(tried("cut_heads runs", part.cut_heads, x, count, given=given), expected, "head h is columns hD … (h+1)D − 1", given=given)
 
 
@@ -48,7 +48,7 @@ def check_neighbours_share(part: Part, rng: random.Random) -> None:
         expected = torch.stack([x[:, h * G // HEADS] for h in range(HEADS)], dim=1)
         alike(shared, expected, "query head h reads head h // (H/G)", given=given)
         upstream = noise(rng, *expected.shape)
-        mine, theirs = (torch.autograd.grad(y, x, upstream)[0] for y in (shared, expected))
+        mine, theirs = (tried("the gradient reaches x", torch.autograd.grad, y, x, upstream)[0] for y in (shared, expected))
         alike(mine, theirs, "a shared head gets the sum of its readers' gradients", given=given)
 
 
@@ -116,7 +116,7 @@ def check_layer_equals_torch(part: Part, rng: random.Random) -> None:
         found = whole(layer, x, given)
         alike(found, expected, "the layer is torch's kernel with enable_gqa between four linear layers", given=given, atol=1e-9)
         upstream = noise(rng, *expected.shape)
-        mine, theirs = (torch.autograd.grad(y, x, upstream)[0] for y in (found, expected))
+        mine, theirs = (tried("the gradient reaches x", torch.autograd.grad, y, x, upstream)[0] for y in (found, expected))
         alike(mine, theirs, "the gradient at the input is torch's", given=given, atol=1e-9)
     _, maps = tried("look returns (out, weights)", layer.look, x)
     alike(maps.sum(-1), torch.ones(2, HEADS, 5), "look returns the weights of each of the H heads", given=told(settings), atol=1e-9)
@@ -137,7 +137,7 @@ def check_layer_narrows_what_is_seen(part: Part, rng: random.Random) -> None:
     real = torch.tensor([[True, True, False, True, True, True, True], [True, False, True, True, True, True, True]])[:, None, None]
     real = real | torch.eye(7, dtype=torch.bool)
     x = noise(rng, 2, 7, WIDTH)
-    for settings in ({"window": 3}, {"window": 1}, {"window": 7}, {}, {"window": 3, "causal": False}):
+    for settings in ({"window": 3}, {"window": 1}, {"window": 6}, {"window": 7}, {}, {"window": 3, "causal": False}):
         layer, config = grouped(part, rng, n_kv_head=2, **settings)
         w = weights(layer, shapes_of(config), told(settings))
         for mask in (None, real):

@@ -24,7 +24,7 @@ LATENT = LatentConfig(kv_rank=4, rope_width=2, nope_width=2, value_width=2)
 
 def mean_by_hand(t: Tensor, heads: int, wanted: int) -> Tensor:
     """Head by head, in a loop."""
-    rows = list(t.split(len(t) // heads))
+    rows = list(torch.split(t, len(t) // heads))
     share = heads // wanted
     return torch.cat([torch.stack(rows[g * share : (g + 1) * share]).mean(0) for g in range(wanted)])
 
@@ -37,7 +37,7 @@ def model_of(rng: random.Random, config: GPTConfig) -> GPT:
 
 def separate(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """``state`` with one matrix for q, k and v cut into three."""
-    found = {}
+    found: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if ".qkv." in name:
             found |= dict(zip((name.replace("qkv", part) for part in ("query", "key", "value")), tensor.tensor_split(3), strict=True))
@@ -142,7 +142,7 @@ def check_equal_heads_survive(part: Part, rng: random.Random) -> None:
         model = model_of(rng, config)
         for name, t in separate(model.state_dict()).items():
             if ".key." in name or ".value." in name:
-                heads = t.unflatten(0, (2, 2, -1))
+                heads = t.view(2, 2, 2, *t.shape[1:])
                 heads.copy_(heads[:, :1].clone().expand_as(heads))
         few = tried("to_groups runs", part.to_groups, model, 2, given=what)
         alike(tried("the new model runs", few, ids, given=what), model(ids), "where the heads that will share are equal, no logit moves", given=what, atol=1e-5)

@@ -30,7 +30,7 @@ def still(x: Tensor) -> Tensor:
 )
 def check_latent_equals_deepseek(part: Part, rng: random.Random) -> None:
     numbers = noise(rng, 2, 3, 7)
-    for found, expected in zip(tried("cut runs", part.cut, numbers, 5, given="7 numbers, cut at 5"), numbers.split([5, 2], dim=-1), strict=True):
+    for found, expected in zip(tried("cut runs", part.cut, numbers, 5, given="7 numbers, cut at 5"), torch.split(numbers, [5, 2], dim=-1), strict=True):
         alike(found, expected, "cut gives the first numbers, then the rest", given="7 numbers, cut at 5")
     for wide in (WIDE, dataclasses.replace(WIDE, q_rank=4)):
         for settings in ({"bias": True, "epsilon": 0.1}, {"bias": False}):
@@ -41,7 +41,7 @@ def check_latent_equals_deepseek(part: Part, rng: random.Random) -> None:
             found = whole(layer, x, given, rotate=halves(0))
             holds(not equals(found, deepseek(w, config, x, still)), "rotate is ignored: nothing tells the layer where its keys stand", given=given)
             alike(found, expected, "the layer is DeepSeek's, out of torch's functions", given=given, atol=1e-9)
-            mine, theirs = (torch.autograd.grad(y.square().sum(), x)[0] for y in (found, expected))
+            mine, theirs = (tried("the gradient reaches x", torch.autograd.grad, y.square().sum(), x)[0] for y in (found, expected))
             alike(mine, theirs, "the gradient at the input is that of DeepSeek's", given=given, atol=1e-9)
             alike(whole(layer, x, given), deepseek(w, config, x, still), "without rotate nothing is turned", given=given, atol=1e-9)
 

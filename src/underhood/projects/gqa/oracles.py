@@ -39,7 +39,8 @@ def grouped(part: Part, rng: random.Random, **settings: Any) -> tuple[Any, Atten
 
 def latent(part: Part, rng: random.Random, wide: LatentConfig = WIDE, **settings: Any) -> tuple[Any, AttentionConfig]:
     """The part's latent layer, drawn, and its config."""
-    config = AttentionConfig(**{"width": WIDTH, "n_head": 3, "latent": wide} | settings)
+    given: dict[str, Any] = {"width": WIDTH, "n_head": 3, "latent": wide}
+    config = AttentionConfig(**given | settings)
     return drawn(tried("the layer can be built", part.LatentAttention, config, given=str(wide)), rng), config
 
 
@@ -68,7 +69,7 @@ def by_torch(
     D = c.head_width
 
     def heads(name: str, source: Tensor) -> Tensor:
-        return F.linear(source, w[f"{name}.weight"], w.get(f"{name}.bias")).unflatten(-1, (-1, D)).transpose(1, 2)
+        return F.linear(source, w[f"{name}.weight"], w.get(f"{name}.bias")).view(*source.shape[:2], -1, D).transpose(1, 2)
 
     source = x if context is None else context
     q, k, v = heads("query", x), heads("key", source), heads("value", source)
@@ -112,11 +113,14 @@ def deepseek(w: Mapping[str, Tensor], c: AttentionConfig, x: Tensor, turn: Turn,
     def linear(h: Tensor, name: str) -> Tensor:
         return F.linear(h, w[f"{name}.weight"], w.get(f"{name}.bias"))
 
+    def heads(h: Tensor, name: str) -> Tensor:
+        return linear(h, name).view(*h.shape[:2], H, -1).transpose(1, 2)
+
     asked = x if not n.q_rank else F.rms_norm(linear(x, "query_down"), (n.q_rank,), w["query_norm.weight"], c.epsilon)
-    q, q_turned = linear(asked, "query_up").unflatten(-1, (H, -1)).transpose(1, 2).split([n.nope_width, n.rope_width], -1)
-    low, k_turned = linear(x, "kv_down").split([n.kv_rank, n.rope_width], -1)
+    q, q_turned = torch.split(heads(asked, "query_up"), [n.nope_width, n.rope_width], -1)
+    low, k_turned = torch.split(linear(x, "kv_down"), [n.kv_rank, n.rope_width], -1)
     low = F.rms_norm(low, (n.kv_rank,), w["kv_norm.weight"], c.epsilon)
-    k, v = linear(low, "kv_up").unflatten(-1, (H, -1)).transpose(1, 2).split([n.nope_width, n.value_width], -1)
+    k, v = torch.split(heads(low, "kv_up"), [n.nope_width, n.value_width], -1)
     q = torch.cat([q, turn(q_turned)], -1)
     k = torch.cat([k, turn(k_turned.unsqueeze(1)).repeat(1, H, 1, 1)], -1)
     mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=sight(c, T, T, mask))
