@@ -35,7 +35,7 @@ def check_requests_join_between_steps(part: Part, rng: random.Random) -> None:
     driver.add("long", [1] * 10, 1)
     found = driver.all_steps(9)
     equal(found, ["long[0:4]", "long[4:8]", "long[8:10]"], "a prompt that is longer than a step is computed in several", given="4 tokens a step, 10 + 1")
-    for policy, expected in (("continuous", 4), ("static", 32)):
+    for policy, wanted in (("continuous", 4), ("static", 32)):
         driver = Driver(part, max_running=2, policy=policy)
         last = [driver.add(name, [ord(name)] * 3, n_max) for name, n_max in (("a", 2), ("b", 30), ("c", 2))][-1]
         taken = 0
@@ -43,7 +43,7 @@ def check_requests_join_between_steps(part: Part, rng: random.Random) -> None:
             driver.step()
             taken += 1
         given = f"policy {policy}, 2 at once; a: 3 + 2 tokens, b: 3 + 30, c: 3 + 2; steps until c has its tokens"
-        equal(taken, expected, "under the static policy nobody joins until the whole batch is done; else as soon as there is a place", given=given)
+        equal(taken, wanted, "under the static policy nobody joins until the whole batch is done; else as soon as there is a place", given=given)
 
 
 @check(
