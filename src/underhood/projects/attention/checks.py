@@ -7,8 +7,9 @@ import torch
 
 from underhood.base.errors import ShapeError
 from underhood.lab.check import Check, Part, check, close, equal, holds
+from underhood.lab.oracles import alike, equals, lower, noise, refused, tried
 from underhood.projects.attention.layer_checks import LAYER_CHECKS
-from underhood.projects.attention.oracles import HEADS, WIDTH, alike, drawn, equals, equals_torchs, lower, noise, refused, tried
+from underhood.projects.attention.oracles import HEADS, WIDTH, drawn, equals_torchs
 
 # ── stage 1 ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 

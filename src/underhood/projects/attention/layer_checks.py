@@ -9,25 +9,9 @@ from torch import Tensor
 
 from underhood.base.errors import ConfigError
 from underhood.lab.check import Check, Part, check, holds
+from underhood.lab.oracles import Ends, alike, equals, lower, noise, refused, tried
 from underhood.nn.attention import AttentionConfig
-from underhood.projects.attention.oracles import (
-    HEADS,
-    WIDTH,
-    Ends,
-    alike,
-    by_torch,
-    drawn,
-    equals,
-    in_heads,
-    lower,
-    noise,
-    refused,
-    told,
-    torchs,
-    tried,
-    turning,
-    weights_of,
-)
+from underhood.projects.attention.oracles import HEADS, WIDTH, by_torch, drawn, in_heads, told, torchs, turning, weights_of
 
 
 def built(part: Part, rng: random.Random, **settings: Any) -> Any:
