@@ -5,6 +5,7 @@ from underhood.lab.sabotage import Edit, Falls, Keeps, Rises, Sabotage, Stays, V
 CACHE, SESSION = "underhood.infer.cache", "underhood.infer.session"
 EXTEND = f"{CACHE}:LayerCache.extend"
 WRITTEN = "self.length : end] = k, v\n"
+SIGN = "(1 - 2 * (torch.arange(self.length, end) == 16).long()).unsqueeze(-1)"  # -1 for position 16, 1 for all others
 EIGHT = "(x / x.abs().amax() * 127).round() / 127 * x.abs().amax()"  # one scale for all that is written at once
 
 BREAKS: tuple[Sabotage, ...] = (
@@ -12,7 +13,7 @@ BREAKS: tuple[Sabotage, ...] = (
         name="one_key_corrupted",
         says="The key of position 16 changes its sign in the cache of every layer. All other keys and all values are right.",
         kind="part",
-        patch=Edit(EXTEND, WRITTEN, f"{WRITTEN}    if self.length <= 16 < end:\n        self.keys[:, :, 16] = -self.keys[:, :, 16]\n"),
+        patch=Edit(EXTEND, WRITTEN, f"self.length : end] = k * {SIGN}, v\n"),
         baseline="kv_cache.tales",
         expect=(
             Keeps("first_part_alike"),
