@@ -300,7 +300,13 @@ def test_tests_are_graded_by_what_they_catch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("x = 1\n", "holds no test"), ("def test_(:\n", "SyntaxError"), ("import os\nos._exit(0)\n", "ended the process"), ("raise SystemExit\n", "SystemExit")],
+    [
+        ("x = 1\n", "holds no test; expected functions `def test_…"),
+        ("import my\n", "No module named 'my'; expected .* where `part` has split, split_special, "),
+        ("def test_(:\n", "SyntaxError"),
+        ("import os\nos._exit(0)\n", "ended the process"),
+        ("raise SystemExit\n", "SystemExit"),
+    ],
 )
 def test_tests_that_cannot_be_graded(text: str, says: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=says):

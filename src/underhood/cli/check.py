@@ -216,7 +216,8 @@ def _grade(project: "Project", tests: Path, as_json: bool) -> None:
     else:
         print(columns([("✓" if by else "✗", name, f"caught by {', '.join(by)}" if by else "escapes") for name, by in graded.caught.items()], indent="  "))
         caught = sum(bool(by) for by in graded.caught.values())
-        print(paragraph(f"{graded.count} tests pass on the reference and catch {caught} of {len(graded.caught)} breaks."))
+        passing = "1 test passes on the reference and catches" if graded.count == 1 else f"{graded.count} tests pass on the reference and catch"
+        print(paragraph(f"{passing} {caught} of {len(graded.caught)} breaks."))
         if graded.silent_escape:
             print(paragraph(f"Still unseen, and silent: {', '.join(graded.silent_escape)}."))
     if graded.reference or graded.silent_escape:

@@ -18,6 +18,7 @@ from underhood.base.errors import DataError, UserError
 from underhood.lab.patch import applied
 from underhood.projects.registry import Project, find_project
 from underhood.workbench import sandbox
+from underhood.workbench.hollow import name_of_seam
 
 SECONDS = 300
 SHOWN = 200  # characters of a failure
@@ -67,7 +68,8 @@ def grade(project: Project, tests: Path) -> Grade:
         raise UserError(f"the tests ended the process (exit code {done.returncode})", where=str(tests), remedy=done.stderr.strip()[-400:])
     found = json.loads(line)
     if "wrong" in found:
-        raise DataError(found["wrong"], where=str(tests))
+        parts = ", ".join(name_of_seam(seam) for seam in project.seams)
+        raise DataError(found["wrong"], where=str(tests), expected=f"functions `def test_…(part)`, where `part` has {parts}; no import of your own files")
     return Grade(**found, silent=tuple(b.name for b in project.breaks() if b.silent and b.kind == "part"))
 
 
@@ -89,7 +91,7 @@ def main() -> None:
         return
     tests = {n: t for n, t in vars(module).items() if n.startswith("test") and isinstance(t, types.FunctionType)}
     if not tests:
-        _say(out, {"wrong": "holds no test: write `def test_…(part)`"})
+        _say(out, {"wrong": "holds no test"})
         return
     reference = {n: says for n, t in tests.items() if (says := _failure(t, project)) is not None}
     caught = {}
