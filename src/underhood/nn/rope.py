@@ -133,15 +133,18 @@ class Turn:
         return rotate(x, self.cos, self.sin)
 
 
-class LateTurn(Turn):
+class LateTurn:
     """A rotation that changes with the length: keys are cached unturned, and all of them are turned anew at every step (``keys``).
 
-    Called, it turns what is new, as any ``Turn``; ``keys`` is the ``Turn`` for all keys from the text's beginning.
+    Called, it turns what is new, as a ``Turn`` does; ``keys`` is the ``Turn`` for all keys from the text's beginning.
     """
 
-    def __init__(self, cos: Float[Tensor, "T half"], sin: Float[Tensor, "T half"], keys: Turn) -> None:
-        super().__init__(cos, sin)
-        self.keys = keys
+    def __init__(self, cos: Float[Tensor, "... T half"], sin: Float[Tensor, "... T half"], keys: Turn) -> None:
+        self.cos, self.sin, self.keys = cos, sin, keys
+
+    def __call__(self, x: Float[Tensor, "... T D"]) -> Float[Tensor, "... T D"]:
+        """``x``, which is new, turned."""
+        return rotate(x, self.cos, self.sin)
 
 
 class ScaledRotary(Positions):
@@ -156,7 +159,7 @@ class ScaledRotary(Positions):
             raise ConfigError(f"a head of {head_width} numbers has no pairs to rotate", where="positions", expected="an even head width")
         self.head_width, self.rope = head_width, rope
 
-    def rotation(self, x: Float[Tensor, "B T C"], start: int = 0) -> Turn:
+    def rotation(self, x: Float[Tensor, "B T C"], start: int = 0) -> Turn | LateTurn:
         """The rotation for positions start … start+T-1; a ``LateTurn`` where the length changes it."""
         end = start + x.shape[1]
         turn = self.turn(torch.arange(start, end), end, x)

@@ -6,6 +6,7 @@ from tests.projects.mutants import Mutant, failing
 
 LINE = "max(1.0, factor * length / original - (factor - 1))"
 NEW = "self.turn(torch.arange(start, end), end, x)"
+TURNED = '"""``x`` turned."""\n        return rotate(x, self.cos, self.sin)'
 
 MUTANTS = [
     # ── interpolation and the base ──
@@ -38,8 +39,8 @@ MUTANTS = [
     Mutant("float32", "f = frequencies(width, rope.base)", "f = frequencies(width, rope.base).float()", "every_kind_has_its_frequencies"),
     Mutant("one_rule_for_both", 'if rope.kind == "llama3" else kept_by_turns', 'if rope.kind != "never" else kept_by_turns', "every_kind_has_its_frequencies"),
     # ── the rotation ──
-    Mutant("backwards", "rotate(x, self.cos, self.sin)", "rotate(x, self.cos, -self.sin)", "a_turn_turns"),
-    Mutant("keys_turned_as_queries", "self.keys = keys", "self.keys = Turn(cos, sin)", "a_turn_turns"),
+    Mutant("backwards", TURNED, TURNED.replace("self.sin", "-self.sin"), "a_turn_turns"),
+    Mutant("keys_turned_as_queries", "self.keys = cos, sin, keys", "self.keys = cos, sin, Turn(cos, sin)", "a_turn_turns"),
     Mutant("from_zero", NEW, "self.turn(torch.arange(end - start), end, x)", "the_rotation_starts_where_it_is_told"),
     Mutant("odd_heads_taken", "if head_width % 2:", "if False:", "the_rotation_starts_where_it_is_told"),
     Mutant("config_s_factor_ignored", "if self.rope.attention_factor is None else self.rope.attention_factor", "", "yarn_multiplies_queries_and_keys_once"),
