@@ -23,7 +23,7 @@ def nothing(step: int, **figures: float) -> None:
 def tiny(**changes: object) -> LongConfig:
     """A step of training each."""
     once = {name: dataclasses.replace(getattr(LongConfig(), name), steps=1) for name in ("reader", "keeper")}
-    return dataclasses.replace(LongConfig(check_windows=2, check_ledgers=4), **once | changes)  # type: ignore[arg-type]
+    return dataclasses.replace(LongConfig(check_windows=2, check_ledgers=4), **once | changes)
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -60,7 +60,7 @@ def rotation_costs() -> dict[str, float]:
     return found | {"copy_keys_us": micros(best_of(keys.clone)), "keys_mib": keys.numel() * 4 / 2**20}
 
 
-def turn_all(turn: Turn, q: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+def turn_all(turn: Turn | LateTurn, q: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
     """A new query, and its key or, where turning is late, all ``keys``."""
     return turn(q), turn.keys(keys) if isinstance(turn, LateTurn) else turn(q)
 
