@@ -34,13 +34,21 @@ class Draft:
 
 @dataclasses.dataclass
 class Tally:
-    """What speculation came to: passes of the model, guesses made, guesses accepted, tokens written."""
+    """What speculation came to: passes of the model, guesses made, guesses accepted, tokens written (an end token among them)."""
 
     passes: int = 0
     proposed: int = 0
     accepted: int = 0
     rejected: int = 0  # at most one a pass: those behind it are not judged
     written: int = 0
+
+    def note(self, proposed: int, new: int) -> None:
+        """One pass that judged ``proposed`` guesses and gave ``new`` tokens."""
+        self.passes += 1
+        self.proposed += proposed
+        self.accepted += new - 1
+        self.rejected += new <= proposed
+        self.written += new
 
     @property
     def acceptance(self) -> float:
@@ -54,8 +62,16 @@ class Tally:
         return self.written / self.passes if self.passes else 0.0
 
 
+def drawn(probabilities: Float[Tensor, "V"], uniform: Float[Tensor, ""]) -> int:
+    """The token that a number from [0, 1) draws: the first whose cumulative probability exceeds it."""
+    return int(draw(probabilities.log().unsqueeze(0), uniform.unsqueeze(0)))
+
+
 def distribution(logits: Float[Tensor, "... V"], config: SampleConfig) -> Float[Tensor, "... V"]:
-    """What a token is drawn from, in float64: softmax of the filtered logits, or all on the likeliest when the temperature is 0."""
+    """What a token is drawn from, in float64: softmax of logits / temperature, filtered; all on the likeliest when the temperature is 0.
+
+    How: ``F.one_hot`` of the argmax for temperature 0; else divide, then ``keep_top_k``, ``keep_top_p``, ``keep_min_p`` where asked for, then softmax.
+    """
     if config.temperature == 0:
         return F.one_hot(logits.argmax(-1), logits.shape[-1]).double()
     logits = logits.double() / config.temperature
@@ -69,7 +85,10 @@ def distribution(logits: Float[Tensor, "... V"], config: SampleConfig) -> Float[
 
 
 def residual(p: Float[Tensor, "V"], q: Float[Tensor, "V"]) -> Float[Tensor, "V"]:
-    """What is left to draw from after a rejection: max(p - q, 0), normalised; p itself where q covers it all (Leviathan et al. 2023, §2.3)."""
+    """What is left to draw from after a rejection: max(p - q, 0), normalised; p itself where nothing is left (Leviathan et al. 2023, §2.3).
+
+    How: ``clamp`` the difference at 0 and divide by its sum.
+    """
     left = (p - q).clamp(min=0)
     total = left.sum()
     return left / total if total > 0 else p
@@ -86,13 +105,9 @@ def judge(p: Float[Tensor, "K1 V"], q: Float[Tensor, "K V"], guesses: Sequence[i
     new: list[int] = []
     for i, guess in enumerate(guesses):
         if uniform[i] * q[i, guess] >= p[i, guess]:
-            return [*new, _drawn(residual(p[i], q[i]), uniform[-1])]
+            return [*new, drawn(residual(p[i], q[i]), uniform[-1])]
         new.append(guess)
-    return [*new, _drawn(p[len(guesses)], uniform[-1])]
-
-
-def _drawn(probabilities: Float[Tensor, "V"], uniform: Float[Tensor, ""]) -> int:
-    return int(draw(probabilities.log().unsqueeze(0), uniform.unsqueeze(0)))
+    return [*new, drawn(p[len(guesses)], uniform[-1])]
 
 
 def expected_tokens(alpha: float, k: int) -> float:
@@ -112,7 +127,10 @@ def speculate(
     """New tokens after ``ids`` until ``max_tokens`` or an end token (which is not given), in fewer passes of ``model``.
 
     Greedy text is that of ``generate``; sampled text has its distribution, not its tokens, since other random numbers are used. Raises ``ConfigError`` for a
-    repetition penalty, under which a guess would change the distribution of the next, and ``DataError`` beyond the context.
+    repetition penalty, under which a guess would change the distribution of the next, and for ``k`` below 1; ``DataError`` for an empty prompt and beyond
+    the context. After each pass ``draft.observe`` gets the hidden vector that gave the newest token, and ``tally.note`` the counts.
+
+    How: one pass reads what the cache lacks and the guesses; its last K + 1 rows are judged; the cache keeps all but the newest token, which no pass has read.
     """
     _require(model, ids, config, k)
     tally = Tally() if tally is None else tally
@@ -125,16 +143,12 @@ def speculate(
         hidden = model.hidden(fresh, cache)[0, -len(guesses) - 1 :]
         new = judge(distribution(model.logits(hidden), config), q, guesses, torch.cat([uniform[: len(guesses)], uniform[k : k + 1]]))
         draft.observe(hidden[len(new) - 1])
-        tally.passes += 1
-        tally.proposed += len(guesses)
-        tally.accepted += len(new) - 1
-        tally.rejected += len(new) <= len(guesses)
+        tally.note(len(guesses), len(new))
         text += new
         cache.keep(len(text) - 1)
         for token in new:
             if token in config.end_ids:
                 return
-            tally.written += 1
             yield token
 
 
@@ -156,14 +170,18 @@ class ModelDraft(Draft):
         self.model, self.config = model, config
         self.cache, self.held = KVCache(model.config.n_layer, model.config.context), list[int]()
 
+    @torch.no_grad()
     def propose(self, text: Sequence[int], count: int, uniform: Float[Tensor, "K"]) -> tuple[list[int], Float[Tensor, "K V"]]:
-        """Guesses from the draft's own distribution under the same temperature and filters."""
+        """Guesses from the draft's own distribution under the same temperature and filters; fewer where its context ends.
+
+        How: cut the cache back to what the text has in common with what it holds (rejected guesses go), but never all; then token by token.
+        """
         self.cache.keep(min(in_common(self.held, text), len(text) - 1))
         known, guesses, rows = list(text), list[int](), list[Tensor]()
         for i in range(min(count, self.model.config.context - len(text))):
             logits = self.model.logits(self.model.hidden(torch.tensor([known[self.cache.length :]]), self.cache)[:, -1])
             rows.append(distribution(logits, self.config)[0])
-            guesses.append(_drawn(rows[-1], uniform[i]))
+            guesses.append(drawn(rows[-1], uniform[i]))
             known.append(guesses[-1])
         self.held = known[: self.cache.length]
         return guesses, torch.stack(rows) if rows else torch.zeros(0, self.model.config.vocab_size, dtype=torch.float64)
@@ -176,7 +194,10 @@ class NGramDraft(Draft):
         self.vocab_size, self.n = vocab_size, n
 
     def propose(self, text: Sequence[int], count: int, uniform: Float[Tensor, "K"]) -> tuple[list[int], Float[Tensor, "K V"]]:
-        """What followed the longest suffix, of ``n`` tokens at most, that occurred before; nothing where none did."""
+        """What followed the longest suffix, of ``n`` tokens at most, that occurred before, where it stood last; nothing where none did.
+
+        How: for n, n - 1, … 1 look for the last n tokens from the end backwards; give at most ``count`` tokens that followed.
+        """
         guesses = self._following(list(text), count)
         return guesses, F.one_hot(torch.tensor(guesses, dtype=torch.long), self.vocab_size).double()
 

@@ -1,0 +1,508 @@
+"""What any correct speculation satisfies. The oracles are exact sums over small vocabularies, torch, plain text recomputed, and numbers worked by hand."""
+
+import dataclasses
+import math
+import random
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from underhood.base.errors import ConfigError, DataError
+from underhood.infer.sample import SampleConfig
+from underhood.lab.alike import alike
+from underhood.lab.check import Check, Part, check, close, equal, holds, refuses, runs
+from underhood.projects.speculative.oracles import FOUR, Counts, Fixed, Scripted, V, first_beyond, likeliest, logits_after, model, noise
+
+AGREES = 1e-9
+GREEDY = SampleConfig(temperature=0, max_tokens=20)
+PROMPT = [3, 1, 4, 1, 5]
+
+
+def numbers(*values: float) -> Tensor:
+    """float64."""
+    return torch.tensor(values, dtype=torch.float64)
+
+
+# ── what a token is drawn from ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@check(
+    "1 · What a token is drawn from",
+    hints=(
+        "Plain sampling divides by the temperature, filters and draws. Which distribution does it draw from, in numbers?",
+        "In float64. Temperature 0 has no quotient: all the probability lies on the likeliest token. Filters set logits to -inf; softmax comes last.",
+        "`logits.double() / config.temperature`, then `keep_top_k`, `keep_top_p`, `keep_min_p` where they are not None, then `.softmax(-1)`.",
+    ),
+)
+def check_the_distribution_is_that_of_plain_sampling(part: Part, rng: random.Random) -> None:
+    p = numbers(0.5, 0.25, 0.15, 0.1)
+    half, two = p.sqrt() / p.sqrt().sum(), numbers(0.8, 0.2)
+    cases: tuple[tuple[dict[str, Any], Tensor], ...] = (
+        ({}, p),
+        ({"temperature": 2.0}, half),
+        ({"temperature": 0}, numbers(1, 0, 0, 0)),
+        ({"top_k": 2}, numbers(2 / 3, 1 / 3, 0, 0)),
+        ({"top_p": 0.7}, numbers(2 / 3, 1 / 3, 0, 0)),
+        ({"min_p": 0.4}, numbers(2 / 3, 1 / 3, 0, 0)),
+        ({"temperature": 0.5, "top_p": 0.9}, torch.cat([two, numbers(0, 0)])),
+    )
+    for options, expected in cases:
+        given = f"probabilities 0.5, 0.25, 0.15, 0.1, {options or 'temperature 1'}"
+        found = runs(lambda o=options: part.distribution(p.log() + 3, SampleConfig(**o)), "distribution runs", given=given)
+        alike(found, expected, "the distribution is the one that plain sampling draws from", given=given, atol=AGREES)
+    rows = noise(rng, 2, 3, 7, dtype=torch.float32)
+    found = runs(lambda: part.distribution(rows, SampleConfig(temperature=0.7)), "distribution takes rows")
+    equal(str(found.dtype), "torch.float64", "probabilities are float64", given="float32 logits")
+    alike(found, (rows.double() / 0.7).softmax(-1), "each row has its own distribution", given="logits (2 3 7)", atol=AGREES)
+
+
+# ── what is left ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@check(
+    "2 · What is left after a rejection",
+    hints=(
+        "A token that the draft likes too much has had its chances. Which tokens are still owed something?",
+        "Those with p > q, in proportion to p - q. The others get nothing.",
+        "`left = (p - q).clamp(min=0)`, `left / left.sum()`; where the sum is 0, p.",
+    ),
+)
+def check_the_residual_completes_p(part: Part, rng: random.Random) -> None:
+    found = runs(lambda: part.residual(numbers(0.4, 0.3, 0.2, 0.1), numbers(0.1, 0.2, 0.4, 0.3)), "residual runs")
+    alike(found, numbers(0.75, 0.25, 0, 0), "what p has over q, normalised", given="p = 0.4, 0.3, 0.2, 0.1; q = 0.1, 0.2, 0.4, 0.3", atol=AGREES)
+    for _ in range(5):
+        p, q = noise(rng, 2, 6).softmax(-1)
+        both = torch.minimum(p, q)
+        found = runs(lambda p=p, q=q: part.residual(p, q), "residual runs")
+        alike(
+            both + (1 - both.sum()) * found, p, "what is accepted and what is drawn after a rejection add up to p", given=(p.tolist(), q.tolist()), atol=AGREES
+        )
+    p = numbers(0.25, 0.75)
+    alike(
+        runs(lambda: part.residual(p, p), "residual runs where p = q"),
+        p,
+        "where nothing is left it is p, and never NaN",
+        given="p = q = 0.25, 0.75",
+        atol=AGREES,
+    )
+
+
+# ── judging ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+P = ((0.5, 0.5, 0.0), (0.1, 0.1, 0.8), (0.0, 1.0, 0.0))
+Q = ((0.8, 0.2, 0.0), (0.5, 0.5, 0.0))
+
+
+@check(
+    "3 · Judging a pass",
+    hints=(
+        "Work one pass on paper: guess 0 has q = 0.8 and p = 0.5. For which random numbers is it accepted?",
+        "Guess i is judged by row i, the distribution before it: accepted when u·q(x) < p(x). The first that is not ends the pass: draw from the residual.",
+        "`for i, guess in enumerate(guesses)`: if `uniform[i] * q[i, guess] >= p[i, guess]` return what was accepted and a draw from `residual(p[i], q[i])`.",
+    ),
+)
+def check_a_pass_by_hand(part: Part, rng: random.Random) -> None:
+    cases = (
+        ((0.5, 0.1, 0.9), [0, 1, 1], "both guesses are accepted, and the last row gives one token more"),
+        ((0.7, 0.1, 0.9), [1], "0.7 · 0.8 is not below 0.5: the first guess is rejected, and nothing behind it is judged"),
+        ((0.5, 0.3, 0.9), [0, 2], "0.3 · 0.5 is not below 0.1: the second is rejected, and the residual of its row is all on token 2"),
+    )
+    p, q = torch.tensor(P, dtype=torch.float64), torch.tensor(Q, dtype=torch.float64)
+    for u, expected, says in cases:
+        found = runs(lambda u=u: part.judge(p, q, [0, 1], numbers(*u)), "judge runs", given=f"guesses 0, 1; random numbers {u}")
+        equal(found, expected, says, given=f"guesses 0, 1; random numbers {u}")
+    found = runs(lambda: part.judge(p[:1], q[:0], [], numbers(0.7)), "judge takes no guess at all")
+    equal(found, [1], "without a guess the pass draws one token from p", given="p = 0.5, 0.5, 0; random number 0.7")
+
+
+@check(
+    "3 · Judging a pass",
+    hints=(
+        "Add up, over all guesses and random numbers, how often each token comes out. It must be p, whatever q is.",
+        "A token comes out accepted with probability min(p, q), or from the residual. If a sum is off, see which of both is.",
+        "Accept with probability min(1, p/q) — not p, not always when it is likeliest — and draw from `residual(p[i], q[i])`, with the last random number.",
+    ),
+)
+def check_what_comes_out_has_the_models_distribution(part: Part, rng: random.Random) -> None:
+    p, q = torch.stack([numbers(0.4, 0.3, 0.2, 0.1), numbers(0.2, 0.3, 0.1, 0.4)]), numbers(0.1, 0.2, 0.4, 0.3).unsqueeze(0)
+    first, second, accepted = torch.zeros(4, dtype=torch.float64), torch.zeros(4, dtype=torch.float64), 0.0
+    for guess in range(4):
+        for i in range(6):
+            for j in range(20):
+                u, weight = numbers((i + 0.5) / 6, (j + 0.5) / 20), float(q[0, guess]) / 120
+                new = runs(lambda g=guess, u=u: part.judge(p, q, [g], u), "judge runs")
+                first[new[0]] += weight
+                if len(new) == 2:
+                    second[new[1]] += weight
+                    accepted += weight
+    given = "p = 0.4, 0.3, 0.2, 0.1; q = 0.1, 0.2, 0.4, 0.3; all guesses, all random numbers on a grid"
+    alike(first, p[0], "the first token of a pass has the model's distribution", given=given, atol=AGREES)
+    close(accepted, 0.6, "a guess is accepted with probability Σ min(p, q)", given=given, atol=AGREES)
+    alike(second / accepted, p[1], "so has the token behind an accepted guess", given=given, atol=AGREES)
+
+
+@check(
+    "3 · Judging a pass",
+    hints=(
+        "A model at temperature 0 is certain. Can a random number change anything then?",
+        "p(x) is 0 or 1: a guess is right or wrong. With u from [0, 1), u·q < 1 always, u·q < 0 never.",
+        "Strictly below: a guess with p(x) = 0 must be rejected even when u is 0.",
+    ),
+)
+def check_a_certain_model_gets_its_own_tokens(part: Part, rng: random.Random) -> None:
+    for _ in range(20):
+        own, guesses = [rng.randrange(3) for _ in range(5)], [rng.randrange(3) for _ in range(4)]
+        p, q = torch.eye(6, dtype=torch.float64)[own], noise(rng, 4, 6).softmax(-1)
+        u = numbers(*(rng.choice((0.0, 0.5, 0.999)) for _ in range(5)))
+        new = runs(lambda p=p, q=q, g=guesses, u=u: part.judge(p, q, g, u), "judge runs with a certain model")
+        wrong = next((i for i in range(4) if own[i] != guesses[i]), 4)
+        equal(new, own[: wrong + 1], "the model's own tokens, up to the first that was guessed wrong, that one included", given=f"own {own}, guesses {guesses}")
+
+
+# ── how many ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@check(
+    "4 · How many tokens a pass",
+    hints=(
+        "A pass gives one token for certain. With which probability does it give a second? A third?",
+        "1 + α + α² + … + α^k: k guesses, k + 1 terms.",
+        "`(1 - alpha ** (k + 1)) / (1 - alpha)`, and k + 1 where alpha is 1.",
+    ),
+)
+def check_the_expected_tokens_are_a_geometric_sum(part: Part, rng: random.Random) -> None:
+    for alpha in (0.0, 0.3, 0.75, 1.0):
+        for k in (1, 2, 5):
+            given = f"α = {alpha}, k = {k}"
+            found = runs(lambda a=alpha, k=k: part.expected_tokens(a, k), "expected_tokens runs", given=given)
+            close(found, sum(alpha**i for i in range(k + 1)), "1 + α + … + α^k", given=given)
+
+
+# ── the loop ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@check(
+    "5 · The loop",
+    hints=(
+        "Take a draft that never guesses: then each pass reads one token and gives one. Does that work? Next one that is always right, then one that is not.",
+        "A pass reads what the cache lacks and the guesses; its last K + 1 hidden rows are judged. Afterwards the cache holds all but the newest token.",
+        "`fresh = text[cache.length:] + guesses`; `hidden = model.hidden(fresh, cache)[0, -len(guesses) - 1 :]`; `text += new`; `cache.keep(len(text) - 1)`.",
+    ),
+)
+def check_greedy_text_is_plain_text(part: Part, rng: random.Random) -> None:
+    target = model(rng)
+    own = likeliest(target, PROMPT, 20)
+    text = PROMPT + own
+    for k in (1, 3, 6):
+        drafts = {
+            "a draft that never guesses": (Scripted(text, most=0), 20),
+            "a draft that is always right": (Scripted(text), -(-20 // (k + 1))),
+            "a draft that is always wrong": (Scripted(text, range(99)), 20),
+            "a draft that is wrong now and then": (Scripted(text, [rng.randrange(5, 25) for _ in range(5)]), None),
+        }
+        for name, (draft, passes) in drafts.items():
+            given = f"{name}, k = {k}"
+            found = runs(lambda d=draft, k=k: list(part.speculate(target, d, PROMPT, GREEDY, torch.Generator(), k=k)), "speculate runs", given=given)
+            equal(found, own, "greedy text is that of plain generation, token for token", given=given)
+            if passes is not None:
+                equal(len(draft.asked), passes, "so many passes, and no more", given=given)
+
+
+@check(
+    "5 · The loop",
+    hints=(
+        "An end token may stand in the middle of a pass. And with two tokens missing, four guesses are too many.",
+        "Ask for at most end - len(text) - 1 guesses: the pass gives one more. Look at each new token before you give it out.",
+        "`draft.propose(text, min(k, end - len(text) - 1), …)`; `for token in new: if token in config.end_ids: return`, else `yield token`.",
+    ),
+)
+def check_the_draft_and_the_tally_are_told(part: Part, rng: random.Random) -> None:
+    target = model(rng)
+    own = likeliest(target, PROMPT, 20)
+    text, wrong, tally = PROMPT + own, {7, 8, 13, 20}, Counts()
+    draft = Scripted(text, wrong)
+    target.read.zero_()
+    runs(lambda: list(part.speculate(target, draft, PROMPT, GREEDY, torch.Generator(), k=3, tally=tally)), "speculate runs", given="k = 3")
+    lengths, expected = [5], list[tuple[int, int]]()
+    while lengths[-1] < 25:
+        at, count = lengths[-1], min(3, 25 - lengths[-1] - 1)
+        new = next((i for i in range(count) if at + i in wrong), count) + 1
+        expected.append((count, new))
+        lengths.append(at + new)
+    given = "k = 3, 20 tokens, guesses at places 7, 8, 13 and 20 wrong"
+    asked = [(n, count) for n, (count, _) in zip(lengths, expected, strict=False)]
+    equal(draft.asked, asked, "each time it is asked about all the text, for k guesses or what is still to be written less one", given=given)
+    equal(tally.noted, expected, "each pass is noted: guesses made, tokens given", given=given)
+    states = runs(lambda: target.hidden(torch.tensor([text]))[0], "the model runs").detach()
+    target.read.sub_(25)
+    equal(len(draft.shown), len(expected), "after each pass the draft is shown a hidden vector", given=given)
+    for shown, n in zip(draft.shown, lengths[1:], strict=True):
+        alike(shown, states[n - 2], "the draft is shown the hidden vector that gave the newest token", given=f"{given}; {n} tokens so far", atol=1e-8)
+    work = 5 + sum(count for count, _ in expected) + len(expected) - 1
+    equal(int(target.read), work, "each position is worked through once, rejected guesses apart: the cache keeps the rest", given=given)
+    for random_numbers in draft.random:
+        holds(all(0 <= u < 1 for u in random_numbers), "a draft gets a random number from [0, 1) for each guess", found=random_numbers)
+    for place in (0, 2, 7):
+        config = dataclasses.replace(GREEDY, end_ids=(own[place],))
+        found = runs(lambda c=config: list(part.speculate(target, Scripted(text), PROMPT, c, torch.Generator(), k=3)), "speculate runs with an end token")
+        equal(found, own[: own.index(own[place])], "an end token ends the text and is not given, wherever it stands", given=f"end token {own[place]}")
+
+
+@check(
+    "5 · The loop",
+    hints=(
+        "Draw two tokens many hundred times and count the pairs. Plain sampling gives p(i)·p(j | i).",
+        "Each guess needs a random number of its own for the draw, another for the judgement, and the last token one more: none may be used twice.",
+        "`uniform = torch.rand(2 * k + 1, generator=generator, dtype=torch.float64)`: K to judge, one for the end, K for the draft.",
+    ),
+)
+def check_drawn_text_has_the_models_distribution(part: Part, rng: random.Random) -> None:
+    target, config = model(rng, FOUR), SampleConfig(temperature=0.6, max_tokens=2)
+    first = (logits_after(target, [0, 1])[-1] / 0.6).softmax(-1)
+    expected = torch.stack([first[i] * (logits_after(target, [0, 1, i])[-1] / 0.6).softmax(-1) for i in range(4)]).flatten()
+    q = first.flip(0) * numbers(1, 2, 4, 8)
+    draft, generator, n = Fixed(q / q.sum()), torch.Generator().manual_seed(rng.getrandbits(31)), 400
+    counts = torch.zeros(16, dtype=torch.float64)
+    for _ in range(n):
+        i, j = runs(lambda: list(part.speculate(target, draft, [0, 1], config, generator, k=2)), "speculate runs at temperature 0.6")
+        counts[4 * i + j] += 1
+    likely = expected * n >= 4
+    observed = torch.cat([counts[likely], counts[~likely].sum().unsqueeze(0)])
+    wanted = torch.cat([expected[likely] * n, (expected[~likely].sum() * n).clamp(min=1e-3).unsqueeze(0)])
+    chi, freedom = float(((observed - wanted) ** 2 / wanted.clamp(min=1)).sum()), int(likely.sum())
+    says = "pairs of tokens come as often as the model would draw them: χ² is within five standard deviations of its mean"
+    holds(
+        chi < freedom + 5 * math.sqrt(2 * freedom),
+        says,
+        given=f"{n} texts of two tokens, four in the vocabulary",
+        expected=f"about {freedom}",
+        found=round(chi, 1),
+    )
+
+
+@check(
+    "5 · The loop",
+    hints=(
+        "A penalty for repetition depends on the text so far. Does the second guess see the first in it?",
+        "Refuse before the first pass: what cannot be exact, what has no token to start from, and what has no room.",
+        '`raise ConfigError(…, where="repetition_penalty")` unless it is 1, and for k < 1; `DataError` for an empty prompt and beyond the context.',
+    ),
+)
+def check_what_cannot_be_is_refused(part: Part, rng: random.Random) -> None:
+    target = model(rng)
+    cases = (
+        ("a repetition penalty of 1.1", dataclasses.replace(GREEDY, repetition_penalty=1.1), PROMPT, 2, ConfigError),
+        ("k = 0", GREEDY, PROMPT, 0, ConfigError),
+        ("an empty prompt", GREEDY, list[int](), 2, DataError),
+        ("5 tokens and 44 new ones in a context of 48", dataclasses.replace(GREEDY, max_tokens=44), PROMPT, 2, DataError),
+    )
+    for given, config, prompt, k, error in cases:
+        refuses(
+            lambda c=config, p=prompt, k=k: list(part.speculate(target, Scripted([]), p, c, torch.Generator(), k=k)), error, f"{given} is refused", given=given
+        )  # type: ignore[misc]
+    fits = dataclasses.replace(GREEDY, max_tokens=43)
+    found = runs(
+        lambda: list(part.speculate(target, Scripted([]), PROMPT, fits, torch.Generator(), k=2)), "as many tokens as the context has room for are fine"
+    )
+    equal(len(found), 43, "as many tokens as the context has room for are written", given="5 tokens and 43 new ones in a context of 48")
+
+
+# ── drafts ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+DRAWN = SampleConfig(temperature=0.5, top_k=12)
+
+
+def expected_guesses(small: Any, text: list[int], uniform: Tensor, count: int) -> tuple[list[int], Tensor]:
+    """Token by token, everything recomputed: twelve likeliest at temperature 0.5."""
+    known, rows = list(text), list[Tensor]()
+    for i in range(count):
+        logits = logits_after(small, known)[-1] / 0.5
+        rows.append(logits.masked_fill(logits < logits.topk(12).values[-1], -math.inf).softmax(-1))
+        known.append(first_beyond(rows[-1], float(uniform[i])))
+    return known[len(text) :], torch.stack(rows) if rows else torch.zeros(0, V, dtype=torch.float64)
+
+
+def same_guesses(found: Any, expected: tuple[list[int], Tensor], says: str, *, given: str) -> None:
+    """Guesses equal and rows alike."""
+    guesses, q = runs(lambda: tuple(found), "propose gives back guesses and their distributions", given=given)
+    alike(q, expected[1], f"{says}: the distributions", given=given, atol=AGREES)
+    equal(guesses, expected[0], f"{says}: the guesses", given=given)
+
+
+@check(
+    "6 · A smaller model guesses",
+    hints=(
+        "Guess one token. Which distribution was it drawn from? That one is q, filters and temperature included.",
+        "Let the draft model read, take `distribution` of its last logits under the same config, keep the row, draw the guess from that very row.",
+        "`rows.append(distribution(logits, self.config)[0])`, `guesses.append(drawn(rows[-1], uniform[i]))`; in the end `torch.stack(rows)`.",
+    ),
+)
+def check_guesses_are_drawn_from_what_is_reported(part: Part, rng: random.Random) -> None:
+    small = model(rng)
+    for _ in range(8):
+        text, uniform = [rng.randrange(V) for _ in range(rng.randrange(1, 9))], noise(rng, 4).sigmoid()
+        draft = runs(lambda: part.ModelDraft(small, DRAWN), "ModelDraft can be made")
+        found = runs(lambda d=draft, t=text, u=uniform: d.propose(t, 4, u), "the draft guesses", given=text)
+        same_guesses(found, expected_guesses(small, text, uniform, 4), "drawn from the draft's own distribution, one after the other", given=str(text))
+    guesses, q = runs(lambda: part.ModelDraft(small, DRAWN).propose([1, 2], 0, numbers()), "it can be asked for no guess")
+    equal((guesses, tuple(q.shape)), ([], (0, V)), "no guess, and no row", given="count = 0")
+
+
+@check(
+    "6 · A smaller model guesses",
+    hints=(
+        "Two of four guesses were rejected. Whose keys are in the draft's cache now?",
+        "Remember which tokens the cache holds. Keep what the new text begins with alike, but leave its last token to be read: logits are not cached.",
+        "`self.cache.keep(min(in_common(self.held, text), len(text) - 1))`, and in the end `self.held = known[: self.cache.length]`.",
+    ),
+)
+def check_the_draft_follows_the_text(part: Part, rng: random.Random) -> None:
+    small = model(rng)
+    draft, text = runs(lambda: part.ModelDraft(small, DRAWN), "ModelDraft can be made"), [rng.randrange(V) for _ in range(4)]
+    for turn in range(9):
+        uniform, given = noise(rng, 3).sigmoid(), f"turn {turn}: {text}"
+        small.read.zero_()
+        found = runs(lambda t=text, u=uniform: draft.propose(t, 3, u), "the draft guesses again", given=given)
+        read = int(small.read)
+        expected = expected_guesses(small, text, uniform, 3)
+        same_guesses(found, expected, "whatever was guessed before, the guesses follow the text", given=given)
+        holds(
+            turn == 0 or turn % 3 == 2 or read <= 6,
+            "what the draft has read of the text it does not read again",
+            given=given,
+            expected="6 positions at most",
+            found=read,
+        )
+        taken = expected[0][: turn % 4]
+        text = [rng.randrange(V) for _ in range(5)] if turn % 3 == 1 else [*text, *taken, (expected[0][-1] + 1) % V]
+    long = [rng.randrange(V) for _ in range(46)]
+    guesses, _ = runs(
+        lambda: part.ModelDraft(small, DRAWN).propose(long, 4, noise(rng, 4).sigmoid()), "a draft near its context still guesses", given="46 tokens"
+    )
+    equal(len(guesses), 2, "fewer guesses where the draft's context ends, and no error", given="46 tokens, context 48, 4 guesses asked for")
+
+
+@check(
+    "7 · The text guesses",
+    hints=(
+        "The text ends in «the lit». Where did that stand before, and what followed?",
+        "Try the last n tokens, then n - 1, down to one; search from the end backwards, so that the newest counts. It is certain: q is one-hot.",
+        "`for at in range(len(text) - n - 1, -1, -1): if text[at : at + n] == tail: return text[at + n : at + n + count]`.",
+    ),
+)
+def check_what_followed_before_is_guessed(part: Part, rng: random.Random) -> None:
+    cases = (
+        ([1, 2, 3, 4, 1, 2], 3, 2, [3, 4, 1], "what followed the last two tokens where they stood before"),
+        ([1, 2, 3, 1, 2, 4, 1, 2], 1, 3, [4], "where they stood last, not first"),
+        ([5, 2, 3, 7, 2, 9, 5, 2], 2, 2, [3, 7], "the longest suffix decides, though a shorter one stood later"),
+        ([1, 2, 3, 9, 3], 3, 3, [9, 3], "a shorter suffix where the longer never stood before; fewer guesses where the text ends"),
+        ([1, 2, 3], 3, 3, [], "no guess where nothing repeats"),
+        ([7], 3, 3, [], "no guess after a single token"),
+        ([8, 8, 8, 8], 2, 3, [8], "a suffix may overlap itself, and is not found at its own place"),
+        ([1, 2, 1, 2], 0, 2, [], "no guess when none is asked for"),
+    )
+    for text, count, n, expected, says in cases:
+        given = f"text {text}, n = {n}, {count} guesses asked for"
+        draft = runs(lambda n=n: part.NGramDraft(10, n=n), "NGramDraft can be made")
+        guesses, q = runs(lambda d=draft, t=text, c=count: d.propose(t, c, torch.rand(c)), "the draft guesses", given=given)
+        equal(guesses, expected, says, given=given)
+        equal((tuple(q.shape), q.tolist()), ((len(expected), 10), torch.eye(10)[expected].tolist()), "all of q lies on the guess: it was certain", given=given)
+
+
+# ── heads ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def filled(heads: Any, rng: random.Random) -> list[Tensor]:
+    """The matrices of the heads, given random values."""
+    found = list(heads.parameters())
+    with torch.no_grad():
+        for parameter in found:
+            parameter.copy_(noise(rng, *parameter.shape) * 0.5)
+    return found
+
+
+@check(
+    "8 · Heads that look ahead",
+    hints=(
+        "A new head should start as something sensible. Which head do we have already?",
+        "h + SiLU(W h), then the model's own head matrix; with W = 0 that is the model's own head. One C × C matrix a head, no bias.",
+        "`torch.stack([(hidden + silu(step(hidden))) @ head.T for step in self.steps])`, the matrices zeroed by `nn.init.zeros_`.",
+    ),
+)
+def check_heads_start_as_the_models_own(part: Part, rng: random.Random) -> None:
+    target = model(rng, dtype=torch.float32)
+    heads = runs(lambda: part.MedusaHeads(target, 3), "MedusaHeads can be made")
+    hidden, head = noise(rng, 2, 5, 16, dtype=torch.float32), noise(rng, V, 16, dtype=torch.float32)
+    found = runs(lambda: heads(hidden, head), "the heads run", given="hidden (2 5 16), head (40 16), 3 heads")
+    alike(found, (hidden @ head.T).expand(3, -1, -1, -1), "each head starts as the model's own head", given="3 heads, untrained", atol=1e-5)
+    matrices = filled(heads, rng)
+    equal([tuple(w.shape) for w in matrices], [(16, 16)] * 3, "the parameters are a C × C matrix a head", given="width 16, 3 heads")
+    found = runs(lambda: heads(hidden, head), "the heads run")
+    expected = torch.stack([(hidden + F.silu(hidden @ w.detach().T)) @ head.T for w in matrices])
+    alike(found, expected, "head i is (h + SiLU(Wᵢ h)) times the head's matrix", given="3 heads, random matrices", atol=1e-4)
+
+
+@check(
+    "8 · Heads that look ahead",
+    hints=(
+        "The model's own head at position t guesses token t + 1. Which token is head 0 for?",
+        "Head i is for the token i + 2 places on. The last i + 2 positions have no such token and are left out; head i weighs decay^i.",
+        "`F.cross_entropy(logits[:, :-ahead].flatten(0, 1), ids[:, ahead:].flatten())` with `ahead = i + 2`, skipped where the text is no longer than that.",
+    ),
+)
+def check_head_i_learns_the_token_i_plus_2_ahead(part: Part, rng: random.Random) -> None:
+    ids = torch.tensor([[rng.randrange(V) for _ in range(7)] for _ in range(2)])
+    hidden, head, given = noise(rng, 2, 7, 16), noise(rng, V, 16), noise(rng, 4, 2, 7, V)
+    for count, decay in ((1, 0.8), (3, 0.8), (4, 0.5)):
+        found = runs(lambda n=count, d=decay: part.medusa_loss(lambda *_: given[:n], hidden, head, ids, d), "medusa_loss runs", given=f"{count} heads")
+        terms = [decay**i * F.nll_loss(given[i, :, : 5 - i].log_softmax(-1).flatten(0, 1), ids[:, i + 2 :].flatten()) for i in range(count)]
+        close(found, sum(terms), "Σ decay^i · cross-entropy of head i against the token i + 2 places ahead", given=f"{count} heads, decay {decay}", atol=1e-8)
+    short = runs(lambda: part.medusa_loss(lambda *_: given[:3, :, :3], hidden[:, :3], head, ids[:, :3]), "a text shorter than a head looks ahead is no error")
+    expected = F.nll_loss(given[0, :, :1].log_softmax(-1).flatten(0, 1), ids[:, 2:3].flatten())
+    close(short, expected, "a head that looks beyond the text is left out", given="3 tokens, 3 heads", atol=1e-8)
+
+
+@check(
+    "8 · Heads that look ahead",
+    hints=(
+        "After a pass there is a hidden vector that gave the newest token. What do the heads make of it?",
+        "Keep what `observe` was shown last. The guesses are each head's likeliest token, in order, at most `count`; before the first pass there are none.",
+        "`self.heads(self.hidden, self.model.head_weight).argmax(-1)[:count]`, with q one-hot.",
+    ),
+)
+def check_heads_guess_from_the_last_vector(part: Part, rng: random.Random) -> None:
+    target = model(rng, dtype=torch.float32)
+    heads = runs(lambda: part.MedusaHeads(target, 3), "MedusaHeads can be made")
+    matrices = [w.detach() for w in filled(heads, rng)]
+    draft = runs(lambda: part.MedusaDraft(target, heads), "MedusaDraft can be made")
+    guesses, q = runs(lambda: draft.propose([1, 2], 3, torch.rand(3)), "it can be asked before the first pass")
+    equal((guesses, tuple(q.shape)), ([], (0, V)), "no guess before the first pass")
+    for count in (3, 2, 3, 0):
+        h = noise(rng, 16, dtype=torch.float32)
+        runs(lambda h=h: draft.observe(h), "observe takes a hidden vector")
+        expected = [int(((h + F.silu(w @ h)) @ target.head_weight.detach().T).argmax()) for w in matrices][:count]
+        guesses, q = runs(lambda c=count: draft.propose([1, 2], c, torch.rand(c)), "the heads guess", given=f"{count} guesses asked for")
+        equal(guesses, expected, "each head's likeliest token for the vector that was shown last", given=f"{count} guesses asked for")
+        equal((tuple(q.shape), q.tolist()), ((count, V), torch.eye(V)[expected].tolist()), "all of q lies on the guess", given=f"{count} guesses asked for")
+
+
+CHECKS: tuple[Check, ...] = (
+    check_the_distribution_is_that_of_plain_sampling,
+    check_the_residual_completes_p,
+    check_a_pass_by_hand,
+    check_what_comes_out_has_the_models_distribution,
+    check_a_certain_model_gets_its_own_tokens,
+    check_the_expected_tokens_are_a_geometric_sum,
+    check_greedy_text_is_plain_text,
+    check_the_draft_and_the_tally_are_told,
+    check_drawn_text_has_the_models_distribution,
+    check_what_cannot_be_is_refused,
+    check_guesses_are_drawn_from_what_is_reported,
+    check_the_draft_follows_the_text,
+    check_what_followed_before_is_guessed,
+    check_heads_start_as_the_models_own,
+    check_head_i_learns_the_token_i_plus_2_ahead,
+    check_heads_guess_from_the_last_vector,
+)
