@@ -28,6 +28,9 @@ class BlockPool:
 
     A free block that the prefix index knows keeps its content until it is handed out again, which comes as late as possible: blocks without known
     content go first, then those that have been free longest.
+
+    Beside ``n_blocks`` and ``size``: ``users``, how many each block in use has; ``free``, the other blocks as the keys of an ``OrderedDict``, the next to
+    be handed out first; ``index``, the pool's ``PrefixIndex``.
     """
 
     def __init__(self, n_blocks: int, size: int = 16) -> None:
@@ -75,7 +78,7 @@ class BlockPool:
 class PageTable:
     """One request's blocks in the order of its tokens: token t lies in slot ``blocks[t // size] * size + t % size``.
 
-    ``length`` tokens have a slot; of the first ``published`` blocks the index knows what they hold.
+    ``length`` tokens have a slot; of the first ``published`` blocks the index knows what they hold. ``pool`` is where its blocks come from.
     """
 
     def __init__(self, pool: BlockPool) -> None:

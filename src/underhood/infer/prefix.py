@@ -25,7 +25,7 @@ class Entry:
 
 
 class PrefixIndex:
-    """Full blocks by what they hold. It counts no users: that is the pool's work."""
+    """Full blocks by what they hold: their entries, in ``by_hash`` and in ``by_block``. It counts no users: that is the pool's work."""
 
     def __init__(self) -> None:
         self.by_hash: dict[int, Entry] = {}

@@ -14,7 +14,10 @@ from underhood.infer.request import Plan, Request, SchedulerConfig, Span
 
 
 class Scheduler:
-    """The engine's loop is ``plan = step()``, compute, ``advance(plan, new tokens)``; ``add`` and ``cancel`` may come between any two of them."""
+    """The engine's loop is ``plan = step()``, compute, ``advance(plan, new tokens)``; ``add`` and ``cancel`` may come between any two of them.
+
+    Beside ``config`` and ``pool``: ``batch``, the ``Batch`` of those who wait and run.
+    """
 
     def __init__(self, config: SchedulerConfig, pool: BlockPool) -> None:
         self.config, self.pool, self.batch = config, pool, Batch(config, pool)

@@ -166,7 +166,7 @@ BREAKS: tuple[Sabotage, ...] = (
         name="no_fairness",
         says="Everybody stands in one line, whoever sends how much.",
         kind="part",
-        patch=Edit(f"{SCHEDULER}.add", "self.batch.add(request)", 'request.client = ""\n    self.batch.add(request)'),
+        patch=Edit(f"{SCHEDULER}.add", "self.batch.add(request)", 'request.client = ""; self.batch.add(request)'),
         baseline="serving.crowd",
         expect=(Rises("polite_p99", by=20.0), Stays("tokens_per_step", within=1.0), Keeps("tokens_alike"), Keeps("all_served")),
         look="Throughput is the same. One client sends forty requests, and everybody else waits for all of them.",
