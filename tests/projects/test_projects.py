@@ -42,7 +42,8 @@ def matrix(slug: str) -> KillMatrix:
 
 
 def test_the_projects_are_numbered_in_order_and_know_their_stages() -> None:
-    assert [p.number for p in syllabus()] == list(range(len(syllabus())))
+    numbers = [p.number for p in syllabus()]
+    assert numbers == sorted(set(numbers)), "in the syllabus' order; some are still to come"
     assert [p.slug for p in syllabus()][: len(PUBLISHED)] == PUBLISHED
     for project in syllabus():
         assert set(project.stages) <= STAGES
