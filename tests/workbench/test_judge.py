@@ -297,10 +297,10 @@ def test_what_is_shown_does_not_need_the_player_any_more(tmp_path: Path) -> None
     hidden = "class Odd:\n    def __repr__(self): raise ValueError\n"
     for text, said in ((shown, "odd one"), (hidden, "Odd, which cannot be shown (ValueError)")):
         file = tmp_path / "mine.py"
-        file.write_text(f"{BPE}\n\n{text}\ndef split(t, p='gpt2'): return Odd()\n", encoding="utf-8")
+        file.write_text(f"{BPE}\n\n{text}\ndef split(t, p='gpt2'): return [Odd()]\n", encoding="utf-8")
         outcome = outcomes(find_project("bpe"), file, 1)[0]
         assert outcome.state == "wrong"
-        assert outcome.found == said
+        assert outcome.found == [said]
 
 
 @pytest.mark.parametrize(("content", "says"), [(b"\xff\xfe", "UTF-8"), (b"x" * (2**20 + 1), "bytes")])
