@@ -4,6 +4,7 @@ import dataclasses
 import random
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,7 @@ from underhood.train.optim_config import OptimConfig
 from underhood.train.schedule import ScheduleConfig
 
 Found = Mapping[str, float | bool | str]
-GROUPED = {"attention": "underhood.nn.grouped:GroupedQueryAttention", "positions": "underhood.nn.rope:ScaledRotary", "rope": RopeConfig()}
+GROUPED: dict[str, Any] = {"attention": "underhood.nn.grouped:GroupedQueryAttention", "positions": "underhood.nn.rope:ScaledRotary", "rope": RopeConfig()}
 LATE = RopeConfig(kind="dynamic", factor=2.0, original_context=64)  # up to the context it turns as any other
 NEAR = 1e-9  # float64: rounding in another order
 
@@ -88,7 +89,8 @@ def cut_back(model: GPT, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
     model(ids[:, :20], cache)
     model((ids[:, 20:30] + 1) % model.config.vocab_size, cache)
     cache.keep(20)
-    return model(ids[:, 20:], cache)
+    logits: Tensor = model(ids[:, 20:], cache)
+    return logits
 
 
 def thousand(model: GPT, prompt: Int[Tensor, "1 T"], count: int) -> bool:
@@ -239,9 +241,9 @@ def error(says: str) -> Metric:
     return Metric(says=f"largest difference of a logit, {says}", floor=0.0, smallest=1e-9, worst=1e3, tolerance=1e6)
 
 
-def share(says: str, **options: float) -> Metric:
-    """A share between 0 and 1."""
-    return Metric(says=says, **({"floor": 0.0, "ceiling": 1.0, "smallest": 0.001, "worst": 1.0} | options))
+def share(says: str, tolerance: float = 1e-4) -> Metric:
+    """A share between 0 and 1, of which less is better."""
+    return Metric(says=says, floor=0.0, ceiling=1.0, smallest=0.001, worst=1.0, tolerance=tolerance)
 
 
 def speed(says: str) -> Metric:
@@ -257,7 +259,7 @@ TALES_METRICS = {
     "cache_cost": Metric(says="what reading through the cache adds to the loss (nats per token)", floor=0.0, smallest=0.001, worst=UNIFORM, tolerance=1e6),
     "logit_error": Metric(says="largest difference of a logit, cached against whole", floor=0.0, smallest=1e-4, worst=100.0, tolerance=1e6),
     "moved": share("share of the probability that lies elsewhere than without the cache, mean over positions", tolerance=1e6),
-    "same_choice": share("share of positions with the same likeliest token", floor=1.0, ceiling=0.0, smallest=0.002, worst=0.0),
+    "same_choice": Metric(says="share of positions with the same likeliest token", floor=1.0, ceiling=0.0, smallest=0.002, worst=0.0, better="higher"),
     "poisoned_near": share("share of positions 1 to 8 after the sixteenth where at least 0.01 of the probability lies elsewhere"),
     "poisoned_far": share("the same for the last 16 positions, 32 to 47 after it"),
     "moved_near": share("share of the probability that lies elsewhere, positions 1 to 8 after the sixteenth", tolerance=1e6),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +17,11 @@ from underhood.projects.kv_cache.oracles import CONFIGS, SMALL, V, attention, mo
 
 AGREES = 1e-9
 CUTS = ((0, 3), (3, 4), (4, 19), (19, 20), (20, 24))  # pieces of a text of 24 positions
+
+
+def tried(says: str, function: Callable[..., Any], *args: Any, given: Any = None, **options: Any) -> Any:
+    """``function(*args, **options)``; an exception in it is a failed check."""
+    return runs(lambda: function(*args, **options), says, given=given)
 
 
 def fed(layer: Any, k: Tensor, v: Tensor, a: int, b: int, given: str) -> tuple[Tensor, Tensor]:
@@ -103,13 +109,13 @@ def check_what_is_cut_back_is_forgotten(part: Part, rng: random.Random) -> None:
     cache, k, v = part.KVCache(3, 12), noise(rng, 1, 2, 12, 4), noise(rng, 1, 2, 12, 4)
     layers = list(cache.layers)
     for layer in layers:
-        runs(lambda layer=layer: layer.extend(k[:, :, :8], v[:, :, :8]), "a layer can be extended")
+        fed(layer, k, v, 0, 8, "positions 0 to 7")
     runs(lambda: cache.keep(20), "a cache can be asked to keep more than it holds", given="8 held, keep 20")
     equal([layer.length for layer in layers], [8, 8, 8], "keeping more than is held changes nothing", given="8 held, keep 20")
     runs(lambda: cache.keep(5), "a cache can be cut back", given="8 held, keep 5")
     equal([layer.length for layer in layers], [5, 5, 5], "every layer is cut back", given="3 layers, 8 held, keep 5")
     for i, layer in enumerate(layers):
-        found = runs(lambda layer=layer: layer.extend(v[:, :, 8:10], k[:, :, 8:10]), "a layer goes on from there")
+        found = fed(layer, v, k, 8, 10, "8 held, 5 kept, 2 come")
         says = "what was cut off is gone, and the new stands in its place"
         pair(found, torch.cat([k[:, :, :5], v[:, :, 8:10]], 2), torch.cat([v[:, :, :5], k[:, :, 8:10]], 2), says, given=f"layer {i}: 8 held, 5 kept, 2 came")
     cache.keep(0)
@@ -141,13 +147,13 @@ def check_cached_equals_recomputed(part: Part, rng: random.Random) -> None:
         expected, cache = whole(given_model, ids), part.KVCache(config.n_layer, 24)
         for a, b in ((0, 7), (7, 12)):
             given = f"{words}, two texts, ids {a} to {b - 1}"
-            found = runs(lambda a=a, b=b: part.prefill(given_model, ids[:, a:b], cache), "prefill runs", given=given)  # noqa: B023
+            found = tried("prefill runs", part.prefill, given_model, ids[:, a:b], cache, given=given)
             alike(found, expected[:, b - 1], "prefill gives the logits after the last id, as if all were recomputed", given=given, atol=AGREES)
             equal(cache.length, b, "prefill leaves the positions in the cache", given=given)
             holds(not found.requires_grad, "nothing is kept for a backward pass", given=given)
         for t in range(12, 24):
             given = f"{words}, two texts, the token of position {t}"
-            found = runs(lambda t=t: part.decode(given_model, ids[:, t], cache), "decode runs", given=given)  # noqa: B023
+            found = tried("decode runs", part.decode, given_model, ids[:, t], cache, given=given)
             alike(found, expected[:, t], "decode gives the logits after one more token, as if all were recomputed", given=given, atol=AGREES)
         equal(cache.length, 24, "decode adds one position", given=f"{words}, after 12 steps")
         holds(not found.requires_grad, "nothing is kept for a backward pass", given=words)
@@ -198,7 +204,7 @@ def check_a_thousand_tokens_are_exact(part: Part, rng: random.Random) -> None:
     ),
 )
 def check_bytes_are_counted(part: Part, rng: random.Random) -> None:
-    grouped = {"attention": "underhood.nn.grouped:GroupedQueryAttention", "positions": "underhood.nn.rope:ScaledRotary", "fused_qkv": False}
+    grouped: dict[str, Any] = {"attention": "underhood.nn.grouped:GroupedQueryAttention", "positions": "underhood.nn.rope:ScaledRotary", "fused_qkv": False}
     wide = LatentConfig(kv_rank=12, rope_width=6, nope_width=8, value_width=5)
     plain = GPTConfig(**SMALL)
     rolling = dataclasses.replace(plain, **grouped, n_kv_head=2, window=9, window_from=1)
@@ -214,7 +220,7 @@ def check_bytes_are_counted(part: Part, rng: random.Random) -> None:
     )
     for given, config, options, expected in cases:
         equal(
-            runs(lambda c=config, o=options: part.cache_bytes(c, **o), "the bytes can be counted", given=given),
+            tried("the bytes can be counted", part.cache_bytes, config, given=given, **options),
             expected,
             "the bytes are those of what is kept",
             given=given,
@@ -236,10 +242,11 @@ def check_one_shape_for_all_steps(part: Part, rng: random.Random) -> None:
     cache, k, v = part.StaticCache(2, 9), noise(rng, 2, 3, 9, 4), noise(rng, 2, 3, 9, 6)
     layers = runs(lambda: list(cache.layers), "the static cache has layers")
     equal(len(layers), 2, "there is a layer for each layer", given="2 layers, capacity 9")
+    layers.append(part.StaticLayer(9))
     for a, b in ((0, 4), (4, 5), (5, 7), (7, 9)):
         given = f"capacity 9, positions {a} to {b - 1}"
         equal(cache.length, a, "length is the number of positions held", given=f"{a} positions went in")
-        seen = runs(lambda a=a, b=b: cache.filled(b - a), "the cache says what will be filled", given=given)
+        seen = tried("the cache says what will be filled", cache.filled, b - a, given=given)
         equal(seen.tolist(), [False] * (9 - b) + [True] * b, "what is held, and what comes, stands at the end", given=given)
         q = noise(rng, 2, 3, 1, 4)
         for layer in layers:
@@ -269,13 +276,15 @@ def check_the_window_rolls(part: Part, rng: random.Random) -> None:
         cache = runs(lambda: part.RollingCache([None, window], 24), "a rolling cache can be made", given=f"windows (none, {window})")  # noqa: B023
         layers = list(cache.layers)
         equal(len(layers), 2, "there is a layer for each layer", given=f"windows (none, {window})")
+        lone = part.RollingLayer(window)
         for a, b in ((0, 7), *((t, t + 1) for t in range(7, 20)), (20, 24)):
             given = f"window {window}, positions {a} to {b - 1}"
             full = fed(layers[0], k, v, a, b, given)
             pair(full, k[:, :, :b], v[:, :, :b], "a layer without a window keeps everything", given=given)
-            found = fed(layers[1], k, v, a, b, given)
             first = max(0, a - (window - 1))
-            pair(found, k[:, :, first:b], v[:, :, first:b], "a rolling layer gives back the window's past and all that is new", given=given)
+            for rolling in (layers[1], lone):
+                says = "a rolling layer gives back the window's past and all that is new"
+                pair(fed(rolling, k, v, a, b, given), k[:, :, first:b], v[:, :, first:b], says, given=given)
             equal((cache.length, layers[1].length), (b, b), "length counts all that have been through, kept or not", given=given)
             kept = min(b, window - 1)
             equal((layers[1].keys.shape[2], layers[1].values.shape[2]), (kept, kept), "no more is kept than the next query can see", given=given)
@@ -297,7 +306,7 @@ def check_the_window_rolls(part: Part, rng: random.Random) -> None:
 )
 def check_prompts_do_not_mix(part: Part, rng: random.Random) -> None:
     for one, other, n in (([1, 2], [1, 2, 3], 2), ([1, 2, 9], [1, 3, 9], 1), ([4, 2], [1, 2], 0), ([], [1], 0), ([5], [5], 1)):
-        equal(runs(lambda a=one, b=other: part.in_common(a, b), "in_common runs"), n, "two texts have in common what they begin with alike", given=(one, other))
+        equal(tried("in_common runs", part.in_common, one, other), n, "two texts have in common what they begin with alike", given=(one, other))
     talker = model(rng, CONFIGS["three Llama blocks"])
     session, text, held, computed = runs(lambda: part.Session(talker), "a session can be made"), list[int](), list[int](), 0
     for turn in range(14):
