@@ -144,7 +144,7 @@ def test_what_the_layout_cannot_say_is_refused(tmp_path: Path, changes: dict[str
         ({"activation_function": "mish"}, "activation_function: found 'mish'"),
         ({"n_layer": 2}, r"transformer.h.2.attn.c_attn.bias has no place"),
         ({"n_layer": 4}, "transformer.h.3.attn.c_attn.bias is missing"),
-        ({"n_embd": 52}, r"shape \[.*\]; expected"),
+        ({"n_embd": 52}, r"shape \[.*\]; expected|hidden width"),
         ({"n_inner": 100}, r"c_fc"),
         ({"vocab_size": 130}, r"wte.weight: shape \[131, 48\]; expected \[130, 48\]"),
         ({"n_positions": 64}, "wpe"),
@@ -157,7 +157,7 @@ def test_what_the_layout_cannot_say_is_refused(tmp_path: Path, changes: dict[str
         ({"n_layer": True}, "n_layer: found True"),
         ({"layer_norm_epsilon": 0}, "epsilon"),
         ({"layer_norm_epsilon": "small"}, "layer_norm_epsilon"),
-        ({"resid_pdrop": 2}, "dropout"),
+        ({"resid_pdrop": 2}, "resid_pdrop"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings"),
     ],
 )

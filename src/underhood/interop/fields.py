@@ -1,11 +1,11 @@
 """``config.json`` of a stranger: each field is read once, checked, and what nobody has read is an error, for it might change what is computed."""
 
+import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from underhood.base.errors import CheckpointError, DataError
-from underhood.base.files import read_json
+from underhood.base.errors import CheckpointError
 
 BOOKKEEPING = frozenset({  # what training, other tasks or the library itself need; nothing of it enters a logit
     "architectures", "transformers_version", "torch_dtype", "dtype", "initializer_range", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id",
@@ -15,6 +15,52 @@ BOOKKEEPING = frozenset({  # what training, other tasks or the library itself ne
     "_attn_implementation_autoset", "auto_map", "unsloth_version", "unsloth_fixed", "is_llama_config", "rope_interleaved", "transformers.js_config",
 })  # fmt: skip
 LARGEST = 10**9
+LEAST_NUMBER, MOST_NUMBER = 1e-30, 1e12  # beyond these, sums and products of what is computed from a field can leave what a float holds
+MOST_LAYERS = 10_000
+LARGEST_FILE = 10_000_000  # bytes
+DEEPEST = 50  # objects and lists within each other
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a stranger's file. Raises ``CheckpointError`` naming the file when it is missing, too large, damaged or no object."""
+    try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise CheckpointError("not a file", where=str(path))
+        with open(path, "rb") as file:
+            text = file.read(LARGEST_FILE + 1)
+    except OSError as error:
+        problem = "no such file" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
+        raise CheckpointError(problem, where=str(path), remedy="Fetch the model again.") from error
+    if len(text) > LARGEST_FILE:
+        raise CheckpointError("the file is too large", where=str(path), expected=f"at most {LARGEST_FILE:,} bytes")
+    try:
+        found = parse_json(text)
+    except ValueError as error:
+        raise CheckpointError(f"not valid JSON ({error})", where=str(path), expected="UTF-8 without a byte order mark") from error
+    if not isinstance(found, dict):
+        raise CheckpointError("not an object", where=str(path))
+    return found
+
+
+def parse_json(text: bytes) -> Any:
+    """What ``text`` says. Raises ``ValueError`` also for a name that stands twice in one object and for more than ``DEEPEST`` levels."""
+    try:
+        found = json.loads(text.decode(), object_pairs_hook=_once)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    level = [found]
+    for _ in range(DEEPEST + 1):
+        level = [inner for value in level if isinstance(value, dict | list) for inner in (value.values() if isinstance(value, dict) else value)]
+    if level:
+        raise ValueError("nested too deeply")
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice")
+    return found
 
 
 class Fields:
@@ -26,13 +72,7 @@ class Fields:
     @classmethod
     def read(cls, path: Path) -> "Fields":
         """Raises ``CheckpointError`` for a file that is missing, damaged or no object."""
-        try:
-            values = read_json(path)
-        except DataError as error:
-            raise CheckpointError(error.problem, where=error.where) from error
-        if not isinstance(values, dict):
-            raise CheckpointError("not an object", where=str(path))
-        return cls(values, str(path))
+        return cls(read_object(path), str(path))
 
     def get(self, name: str, default: Any = None) -> Any:
         """The field as it is; None counts as not given."""
@@ -40,18 +80,18 @@ class Fields:
         value = self.values.get(name)
         return default if value is None else value
 
-    def count(self, name: str, default: int | None = None) -> int:
-        """A whole number from 1 on."""
+    def count(self, name: str, default: int | None = None, *, most: int = LARGEST) -> int:
+        """A whole number from 1 to ``most``."""
         value = self.get(name, default)
-        if type(value) is not int or not 0 < value < LARGEST:
-            raise self.wrong(name, value, "a whole number from 1 on")
+        if type(value) is not int or not 0 < value <= most:
+            raise self.wrong(name, value, f"a whole number from 1 on, at most {most:,}")
         return value
 
-    def number(self, name: str, default: float | None = None) -> float:
-        """A finite number more than 0."""
+    def number(self, name: str, default: float | None = None, *, least: float = LEAST_NUMBER, most: float = MOST_NUMBER) -> float:
+        """A number from ``least`` to ``most``."""
         value = self.get(name, default)
-        if type(value) not in (int, float) or not 0 < value < float("inf"):
-            raise self.wrong(name, value, "a number, more than 0")
+        if type(value) not in (int, float) or not least <= value <= most:
+            raise self.wrong(name, value, f"a number, {least:g} … {most:g}")
         return float(value)
 
     def flag(self, name: str, default: bool) -> bool:
@@ -76,12 +116,11 @@ class Fields:
 
     def wrong(self, name: str, value: Any, expected: str) -> CheckpointError:
         """The error to raise for a field."""
-        return CheckpointError(
-            f"found {str(value)[:200]!r}" if isinstance(value, str) else f"found {value!r}"[:220], where=f"{self.where}: {name}", expected=expected
-        )
+        found = repr(value[:200]) if isinstance(value, str) else repr(value)[:200] if type(value) is not int or abs(value) < 10**100 else "a huge number"
+        return CheckpointError(f"found {found}", where=f"{self.where}: {name[:80]}", expected=expected)
 
     def finish(self, family: str, ignored: Collection[str] = ()) -> None:
         """Raise ``CheckpointError`` for a field that nobody took and that is not mere bookkeeping."""
         for name in self.values:
             if name not in self.taken and name not in BOOKKEEPING and name not in ignored:
-                raise CheckpointError(f"a field that {family} does not have, so it may change what is computed", where=f"{self.where}: {name}")
+                raise CheckpointError(f"a field that {family} does not have, so it may change what is computed", where=f"{self.where}: {name[:80]}")

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from underhood.base.errors import CheckpointError, ConfigError, DataError
-from underhood.base.files import read_json
-from underhood.interop.weights import StoredWeights, fill, open_weights
+from underhood.base.errors import CheckpointError, ConfigError
+from underhood.interop.fields import LARGEST, MOST_LAYERS, Fields
+from underhood.interop.weights import StoredWeights, fill, open_weights, require_tied
 from underhood.nn.gpt import GPT, GPTConfig
 
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": "silu", "swish": "silu"}
@@ -37,7 +37,7 @@ NO_MATTER = {  # what training, other tasks or the library's own bookkeeping nee
     "gradient_checkpointing", "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id", "tokenizer_class",
     "_name_or_path", "name_or_path", "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj",
     "id2label", "label2id", "num_labels", "finetuning_task", "problem_type", "output_attentions", "output_hidden_states", "output_past", "return_dict",
-    "torchscript", "chunk_size_feed_forward", "_attn_implementation", "_attn_implementation_autoset", "_num_labels", "prefix",
+    "torchscript", "chunk_size_feed_forward", "_attn_implementation", "_attn_implementation_autoset", "_num_labels", "prefix", "auto_map",
 }  # fmt: skip
 READ = {*SIZES, *DROPOUTS, *MUST_BE, *NO_MATTER, "activation_function", "layer_norm_epsilon", "tie_word_embeddings"}
 
@@ -52,8 +52,8 @@ def load_gpt2(folder: str | os.PathLike[str], dtype: torch.dtype = torch.float32
     config = dataclasses.replace(read_config(folder / "config.json"), **changes)
     head, embedding = "lm_head.weight", "transformer.wte.weight"
     model = fill(config, weights, tensor_names(config), dtype, spare={head} if config.tie else ())
-    if config.tie and head in weights.infos and not torch.equal(weights.tensor(head), weights.tensor(embedding)):
-        raise CheckpointError("a head of its own", where=f"{weights.where}: {head}", expected="the token embedding, since config.json ties them")
+    if config.tie:
+        require_tied(weights, head, embedding)
     return model
 
 
@@ -65,40 +65,26 @@ def their_tensors(model: GPT) -> dict[str, Tensor]:
 
 def read_config(path: Path) -> GPTConfig:
     """``config.json`` as ours. The three dropouts become one, the residual's: it matters in training alone."""
-    try:
-        fields = read_json(path)
-    except DataError as error:
-        raise CheckpointError(error.problem, where=error.where) from error
-    if not isinstance(fields, dict):
-        raise CheckpointError("not an object", where=str(path))
+    fields = Fields.read(path)
     for name, value in MUST_BE.items():
-        if fields.get(name, value) not in (value, None):
-            raise CheckpointError(f"found {fields[name]!r}", where=f"{path}: {name}", expected=repr(value))
-    for name in fields:
-        if name not in READ:
-            raise CheckpointError("a field that GPT-2 does not have, so it may change what is computed", where=f"{path}: {name}")
-    return _config(fields, path)
-
-
-def _config(fields: Mapping[str, Any], path: Path) -> GPTConfig:
-    activation = fields.get("activation_function", "gelu_new")
-    if activation not in ACTIVATIONS:
-        raise CheckpointError(f"found {activation!r}", where=f"{path}: activation_function", expected=", ".join(ACTIVATIONS))
-    sizes: dict[str, Any] = {ours: fields.get(theirs) for theirs, ours in SIZES.items()}
-    for theirs, ours in SIZES.items():
-        value = sizes[ours]
-        if (value is None and ours != "hidden") or (value is not None and (type(value) is not int or not 0 < value < 10**9)):
-            raise CheckpointError(f"found {value!r}", where=f"{path}: {theirs}", expected="a whole number from 1 on")
-    epsilon, tie, dropout = fields.get("layer_norm_epsilon", 1e-5), fields.get("tie_word_embeddings", True), fields.get("resid_pdrop", 0.1)
-    if type(tie) is not bool:
-        raise CheckpointError(f"found {tie!r}", where=f"{path}: tie_word_embeddings", expected="true or false")
-    for name, value in {"layer_norm_epsilon": epsilon, "resid_pdrop": dropout}.items():
-        if type(value) not in (int, float):
-            raise CheckpointError(f"found {value!r}", where=f"{path}: {name}", expected="a number")
+        fields.must_be(name, value)
+    fields.finish("GPT-2", READ)
     try:
-        return GPTConfig(**sizes, activation=ACTIVATIONS[activation], epsilon=float(epsilon), dropout=float(dropout), tie=tie)
+        return _config(fields)
     except ConfigError as error:
         raise CheckpointError(str(error), where=str(path)) from error
+
+
+def _config(fields: Fields) -> GPTConfig:
+    sizes = {ours: fields.count(theirs, most=MOST_LAYERS if ours == "n_layer" else LARGEST) for theirs, ours in SIZES.items() if ours != "hidden"}
+    return GPTConfig(
+        **sizes,
+        hidden=None if fields.get("n_inner") is None else fields.count("n_inner"),
+        activation=fields.one_of("activation_function", ACTIVATIONS, "gelu_new"),
+        epsilon=fields.number("layer_norm_epsilon", 1e-5),
+        dropout=fields.number("resid_pdrop", 0.1, least=0, most=0.999),
+        tie=fields.flag("tie_word_embeddings", True),
+    )
 
 
 def write_config(config: GPTConfig) -> dict[str, Any]:
@@ -137,7 +123,10 @@ def _named(weights: StoredWeights) -> StoredWeights:
     """Names with their ``transformer.`` (older files leave it out); stored causal masks are dropped."""
     masks = (".attn.bias", ".attn.masked_bias")
     kept = [name for name in weights.infos if not name.endswith(masks)]
-    return weights.renamed({n if n.startswith(("transformer.", "lm_head.")) else f"transformer.{n}": n for n in kept})
+    names = {n if n.startswith(("transformer.", "lm_head.")) else f"transformer.{n}": n for n in kept}
+    if twice := sorted(set(kept) - set(names.values())):
+        raise CheckpointError(f"the tensor {twice[0][:80]} is there with and without «transformer.»", where=str(weights.where), expected="one of them")
+    return weights.renamed(names)
 
 
 def _fused(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from underhood.base.errors import CheckpointError, ConfigError
-from underhood.interop.fields import Fields
+from underhood.interop.fields import LARGEST, MOST_LAYERS, Fields
 from underhood.interop.rope_fields import reach, read_rope, write_rope
-from underhood.interop.weights import StoredWeights, fill, open_weights
+from underhood.interop.weights import StoredWeights, fill, open_weights, require_tied
 from underhood.nn.gpt import GPT, GPTConfig
 from underhood.nn.rope import RopeConfig
 
@@ -29,6 +29,7 @@ SIZES = {
     "hidden_size": "width",
     "intermediate_size": "hidden",
 }
+HEAD = "lm_head.weight"
 PARTS = {
     "norm": "RMSNorm",
     "positions": "underhood.nn.rope:ScaledRotary",
@@ -81,12 +82,15 @@ def load_llama(folder: str | os.PathLike[str], dtype: torch.dtype = torch.float3
     folder = Path(folder)
     weights = open_weights(folder)
     config = dataclasses.replace(read_config(folder / "config.json"), **changes)
-    return fill(config, weights, {theirs: (ours, False) for theirs, ours in tensor_names(config).items()}, dtype, spare=_spare(weights, config))
+    model = fill(config, weights, {theirs: (ours, False) for theirs, ours in tensor_names(config).items()}, dtype, spare=_spare(weights, config))
+    if config.tie:
+        require_tied(weights, HEAD, "model.embed_tokens.weight")
+    return model
 
 
 def _spare(weights: StoredWeights, config: GPTConfig) -> set[str]:
     """Tensors that older files hold and that follow from others."""
-    tied = {"lm_head.weight"} if config.tie else set()
+    tied = {HEAD} if config.tie else set()
     return tied | {name for name in weights.infos if name.endswith("rotary_emb.inv_freq")}
 
 
@@ -101,7 +105,7 @@ def tensor_names(config: GPTConfig) -> dict[str, str]:
             names[f"model.layers.{i}.{theirs}.weight"] = f"blocks.{i}.{ours}.weight"
             if ours in biased:
                 names[f"model.layers.{i}.{theirs}.bias"] = f"blocks.{i}.{ours}.bias"
-    return names if config.tie else names | {"lm_head.weight": "head.weight"}
+    return names if config.tie else names | {HEAD: "head.weight"}
 
 
 def _biased(config: GPTConfig) -> set[str]:
@@ -117,7 +121,7 @@ def read_config(path: Path) -> GPTConfig:
     """``config.json`` as ours. Raises ``CheckpointError`` naming the field that would change the maths in a way that ours does not compute."""
     fields = Fields.read(path)
     name = fields.get("model_type")
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise fields.wrong("model_type", name, ", ".join(FAMILIES))
     family = FAMILIES[name]
     try:
@@ -131,7 +135,7 @@ def read_config(path: Path) -> GPTConfig:
 
 
 def _config(fields: Fields, family: Family) -> GPTConfig:
-    sizes: dict[str, Any] = {ours: fields.count(theirs) for theirs, ours in SIZES.items()}
+    sizes: dict[str, Any] = {ours: fields.count(theirs, most=MOST_LAYERS if ours == "n_layer" else LARGEST) for theirs, ours in SIZES.items()}
     rope = read_rope(fields, sizes["context"])
     attention_bias = fields.flag("attention_bias", False) if family.attention_bias else False
     return GPTConfig(
@@ -284,4 +288,4 @@ def _separate(state: Mapping[str, Tensor], config: GPTConfig) -> dict[str, Tenso
 
 def is_llama(fields: Mapping[str, Any]) -> bool:
     """Whether a ``config.json`` says that it is of one of the families here."""
-    return fields.get("model_type") in FAMILIES
+    return fields.get("model_type") in tuple(FAMILIES)

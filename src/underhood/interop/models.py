@@ -9,8 +9,8 @@ import torch
 
 from underhood.base.config import from_plain
 from underhood.base.errors import CheckpointError, UserError
-from underhood.base.files import read_json
 from underhood.data.places import cache_folder
+from underhood.interop.fields import read_object
 from underhood.interop.gpt2 import load_gpt2
 from underhood.interop.llama import FAMILIES, load_llama
 from underhood.interop.weights import PICKLED
@@ -27,7 +27,8 @@ def open_model(path: str | os.PathLike[str], *, readable: bool = False, dtype: t
     """The model (evaluation mode, in ``dtype``), its tokenizer (with ``readable`` the plain one) and its config, with ``changes`` (``kernel="sdpa"``).
 
     ``path`` is a run folder (its latest whole checkpoint is taken), a ``step-NNNNNN`` folder in one, the name of a model that was pulled, or a folder
-    with ``config.json``, safetensors and a tokenizer as transformers writes them. Raises ``CheckpointError`` naming what is missing, damaged or not of a known kind.
+    with ``config.json``, safetensors and a tokenizer as transformers writes them. Raises ``CheckpointError`` naming what is missing, damaged or not of a
+    known kind.
     """
     path = place_of(path)
     if path.suffix in PICKLED and path.is_file():
@@ -51,24 +52,23 @@ def open_model(path: str | os.PathLike[str], *, readable: bool = False, dtype: t
 def place_of(path: str | os.PathLike[str]) -> Path:
     """``path`` itself, or where `underhood pull` has put the model of that name."""
     there, pulled = Path(path), cache_folder() / "models" / path
-    return pulled if not there.exists() and pulled.is_dir() else there
+    try:
+        return pulled if not there.exists() and pulled.is_dir() else there
+    except OSError as error:  # a name that is too long for a file
+        raise CheckpointError(error.strerror or str(error), where=str(path)[:200], expected="a run folder or a model folder") from error
 
 
 def load_weights(folder: Path, dtype: torch.dtype = torch.float32, **changes: Any) -> GPT:
     """The model of a folder in the layout of transformers, whatever its family. Raises ``CheckpointError`` for one that is not known."""
     kind = model_type(folder)
     if kind not in KNOWN:
-        raise CheckpointError(f"found {kind!r}", where=f"{folder / 'config.json'}: model_type", expected=", ".join(KNOWN))
+        raise CheckpointError(f"found {repr(kind)[:200]}", where=f"{folder / 'config.json'}: model_type", expected=", ".join(KNOWN))
     return (load_gpt2 if kind == "gpt2" else load_llama)(folder, dtype, **changes)
 
 
 def model_type(folder: Path) -> Any:
     """What ``folder/config.json`` says of its family."""
-    try:
-        fields = read_json(folder / "config.json")
-    except UserError as error:
-        raise CheckpointError(str(error), where=str(folder)) from error
-    return fields.get("model_type") if isinstance(fields, dict) else None
+    return read_object(folder / "config.json").get("model_type")
 
 
 def load_their_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
@@ -87,8 +87,7 @@ def end_ids(folder: str | os.PathLike[str]) -> tuple[int, ...]:
     """The tokens that end a text, as ``generation_config.json`` or ``config.json`` names them; none for a run of ours."""
     for file in ("generation_config.json", "config.json"):
         path = Path(folder) / file
-        fields = read_json(path) if path.is_file() else {}
-        found = fields.get("eos_token_id") if isinstance(fields, Mapping) else None
+        found = read_object(path).get("eos_token_id") if path.is_file() else None
         ids = [found] if type(found) is int else found
         if isinstance(ids, list) and all(type(i) is int for i in ids):
             return tuple(ids)

@@ -11,6 +11,7 @@ from underhood.nn.rope import RopeConfig, yarn_factor
 
 KINDS = {"default": "default", "linear": "linear", "dynamic": "dynamic", "llama3": "llama3", "yarn": "yarn"}
 TRAINED = ("yarn", "llama3")  # kinds whose trained context is the file's ``max_position_embeddings`` unless they name another
+LEAST_BASE = 1.001  # at 1 every pair turns alike, below it the angles grow without bound
 
 
 def read_rope(fields: Fields, context: int, *, base: float = 10_000.0) -> RopeConfig:
@@ -19,7 +20,7 @@ def read_rope(fields: Fields, context: int, *, base: float = 10_000.0) -> RopeCo
     if not isinstance(found, dict):
         raise fields.wrong("rope_parameters", found, "an object")
     rope = Fields(found, f"{fields.where}: rope_parameters")
-    theta = rope.number("rope_theta", fields.number("rope_theta", base))
+    theta = rope.number("rope_theta", fields.number("rope_theta", base, least=LEAST_BASE), least=LEAST_BASE)
     fields.get("rope_scaling")
     kind = rope.one_of("rope_type", KINDS, rope.get("type", "default"))
     rope.get("type")

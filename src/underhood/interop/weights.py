@@ -9,7 +9,6 @@ checked, the files are mapped into memory, and a tensor is read when it is asked
 """
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Collection, Mapping
@@ -21,8 +20,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from underhood.base.errors import CheckpointError, DataError
-from underhood.base.files import read_json, write_json
+from underhood.base.errors import CheckpointError
+from underhood.base.files import write_json
+from underhood.interop.fields import parse_json, read_object
 from underhood.nn.gpt import GPT, GPTConfig
 from underhood.train.checkpoint import write_tensors
 
@@ -125,8 +125,8 @@ def _shards(index: Path) -> StoredWeights:
     places = _places(index)
     infos: dict[str, TensorInfo] = {}
     for path in sorted(set(places.values())):
-        if not path.is_file():
-            raise CheckpointError(f"{path.name} is missing", where=str(index), remedy="The download is not complete: fetch it again.")
+        if not os.path.isfile(path):  # the method of Path raises for a name that is too long
+            raise CheckpointError(f"{path.name[:100]} is missing", where=str(index), remedy="The download is not complete: fetch it again.")
         held = read_header(path)
         listed = {name for name, place in places.items() if place == path}
         for name in sorted(set(held) ^ listed):
@@ -137,12 +137,8 @@ def _shards(index: Path) -> StoredWeights:
 
 
 def _places(index: Path) -> dict[str, Path]:
-    """Tensor name → file. A name that leads out of the folder, by itself or through a link, is refused."""
-    try:
-        found = read_json(index)
-    except DataError as error:
-        raise CheckpointError(error.problem, where=error.where) from error
-    names = found.get("weight_map") if isinstance(found, dict) else None
+    """Tensor name → file. A name that leads out of the folder is refused; links are followed, for shared caches are made of them."""
+    names = read_object(index).get("weight_map")
     if not isinstance(names, dict) or not names or len(names) > MOST_TENSORS:
         raise CheckpointError("no list of tensors and their files", where=f"{index}: weight_map", expected=f"1 … {MOST_TENSORS:,} names")
     if not all(isinstance(file, str) for file in names.values()) or len(set(names.values())) > MOST_SHARDS:
@@ -159,9 +155,11 @@ def fill(config: GPTConfig, weights: StoredWeights, layout: Mapping[str, tuple[s
     ``layout`` maps each stored name to ours and whether it is stored the other way round; ``spare`` tensors may be there too. Raises ``CheckpointError``
     where files and config do not belong together.
     """
+    _require_names(layout, weights, spare)
+    _require_sides(config, weights)
     with torch.device("meta"):
         shapes = {name: tuple(t.shape) for name, t in GPT(config).state_dict().items()}
-    require_layout(layout, shapes, weights, spare)
+    _require_shapes(layout, shapes, weights)
     model = _empty(config, dtype)
     state = model.state_dict()
     for theirs, (ours, turned) in layout.items():
@@ -180,18 +178,44 @@ def _empty(config: GPTConfig, dtype: torch.dtype) -> GPT:
         torch.set_default_dtype(before)
 
 
-def require_layout(layout: Mapping[str, tuple[str, bool]], shapes: Mapping[str, tuple[int, ...]], weights: StoredWeights, spare: Collection[str]) -> None:
-    """The files have exactly the config's tensors, each of its shape and of floating point."""
+def _require_names(layout: Mapping[str, tuple[str, bool]], weights: StoredWeights, spare: Collection[str]) -> None:
+    """The files have exactly the config's tensors. Known before the model is built, so that one of a million layers never is."""
     stored = {name for name in weights.infos if name in layout or name not in spare}
     for name in sorted(set(layout) ^ stored):
         problem = "is missing" if name in layout else "has no place in the config's model"
         raise CheckpointError(f"the tensor {name[:80]} {problem}", where=str(weights.where), remedy="config.json and the weights must belong together.")
+
+
+def _require_sides(config: GPTConfig, weights: StoredWeights) -> None:
+    """No size of the config is larger than the longest side of a tensor that is really there, so that the model built next is no larger than the files."""
+    largest = max((side for info in weights.infos.values() if info.end > info.begin for side in info.shape), default=0)
+    learned = config.positions.rpartition(":")[2] == "Learned"
+    sizes = {
+        "vocabulary": config.vocab_size,
+        "width": config.width,
+        "hidden width": config.hidden_width,
+        "width of all heads": config.n_head * config.head_width,
+    }
+    for name, size in (sizes | ({"context": config.context} if learned else {})).items():
+        if size > largest:
+            problem = f"a {name} of {size:,}, and no tensor has a side of more than {largest:,}"
+            raise CheckpointError(problem, where=str(weights.where.parent / "config.json"), remedy="config.json and the weights must belong together.")
+
+
+def _require_shapes(layout: Mapping[str, tuple[str, bool]], shapes: Mapping[str, tuple[int, ...]], weights: StoredWeights) -> None:
+    """Each tensor has the shape that the config gives it, and is of floating point."""
     for name, (ours, turned) in layout.items():
         expected, info = shapes[ours][::-1] if turned else shapes[ours], weights.infos[name]
         if info.shape != expected:
             raise CheckpointError(f"shape {list(info.shape)}", where=f"{weights.places[name]}: {name}", expected=f"{list(expected)}, by config.json")
         if info.dtype not in FLOATING:
             raise CheckpointError(f"numbers of type {info.dtype}", where=f"{weights.places[name]}: {name}", expected="floating point")
+
+
+def require_tied(weights: StoredWeights, head: str, embedding: str) -> None:
+    """A head that is stored although config.json ties it is the token embedding. Raises ``CheckpointError`` for another."""
+    if head in weights.infos and not torch.equal(weights.tensor(head), weights.tensor(embedding)):
+        raise CheckpointError("a head of its own", where=f"{weights.where}: {head}", expected="the token embedding, since config.json ties them")
 
 
 def write_weights(folder: Path, tensors: Mapping[str, Tensor], shard_bytes: int = SHARD_BYTES) -> None:
@@ -218,21 +242,14 @@ def _parse(text: bytes, path: Path) -> dict[str, Any]:
     if (count := text.count(b'"dtype"')) > MOST_TENSORS:
         raise CheckpointError(f"{count:,} tensors", where=str(path), expected=f"at most {MOST_TENSORS:,}")
     try:
-        header = json.loads(text.decode(), object_pairs_hook=_without_duplicates)
-    except RecursionError:
-        raise CheckpointError("its header is nested too deeply", where=str(path)) from None
+        header = parse_json(text)
     except ValueError as error:
         raise CheckpointError(f"its header is not what safetensors has ({error})", where=str(path)) from error
     if not isinstance(header, dict):
         raise CheckpointError("its header lists no tensors", where=str(path))
+    if len(header) > MOST_TENSORS + 1:  # names can be written so that the count above misses them
+        raise CheckpointError(f"{len(header):,} tensors", where=str(path), expected=f"at most {MOST_TENSORS:,}")
     return header
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name stands twice")
-    return found
 
 
 def _info(name: str, entry: Any, path: Path) -> TensorInfo:
