@@ -76,7 +76,9 @@ def read_config(path: Path) -> GPTConfig:
 
 
 def _config(fields: Fields) -> GPTConfig:
-    sizes = {ours: fields.count(theirs, most=MOST_LAYERS if ours == "n_layer" else LARGEST) for theirs, ours in SIZES.items() if ours != "hidden"}
+    sizes: dict[str, Any] = {
+        ours: fields.count(theirs, most=MOST_LAYERS if ours == "n_layer" else LARGEST) for theirs, ours in SIZES.items() if ours != "hidden"
+    }
     return GPTConfig(
         **sizes,
         hidden=None if fields.get("n_inner") is None else fields.count("n_inner"),
