@@ -42,7 +42,7 @@ HOUSE = (
             Floor("(align) | (quant)", "preferences · small numbers"),
             Floor("kernels", "the fast twins"),
             Floor("eval", "perplexity, scores of generated text"),
-            Floor("infer", "sampling"),
+            Floor("infer", "sampling, caches, engine"),
             Floor("train", "optimizers, schedules, the loop"),
             Floor("nn", "attention, blocks, GPT"),
             Floor("data", "corpora, shards, samplers"),

@@ -1,1 +1,0 @@
-"""Project 13: the KV cache."""

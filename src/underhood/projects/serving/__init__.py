@@ -1,1 +1,0 @@
-"""Project 17: production serving: continuous batching and paged attention."""
