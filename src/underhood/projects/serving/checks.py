@@ -4,9 +4,9 @@ import random
 from functools import partial
 from typing import Any
 
-from underhood.lab.check import Check, Part, check, equal, holds, runs
+from underhood.lab.check import Check, Part, check, equal, holds
 from underhood.projects.serving.scheduler_checks import SCHEDULER_CHECKS
-from underhood.projects.serving.scripts import Life, pool_of, refused, script, whole, written
+from underhood.projects.serving.scripts import Life, pool_of, refused, runs, script, whole, written
 
 EQUAL_HASH = 2**61 - 1  # Python's hash of n and of n + this are equal
 

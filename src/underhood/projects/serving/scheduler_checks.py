@@ -4,8 +4,8 @@ import random
 from functools import partial
 
 from underhood.infer.request import SchedulerConfig
-from underhood.lab.check import Check, Part, check, equal, holds, runs
-from underhood.projects.serving.scripts import Driver, alone, refused, whole
+from underhood.lab.check import Check, Part, check, equal, holds
+from underhood.projects.serving.scripts import Driver, alone, refused, runs, whole
 
 # ── the next step ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

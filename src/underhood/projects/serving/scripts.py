@@ -9,7 +9,22 @@ from typing import Any
 
 from underhood.base.errors import UnderhoodError
 from underhood.infer.request import Request, SchedulerConfig
-from underhood.lab.check import CheckFailed, Part, equal, holds, runs
+from underhood.lab.check import CheckFailed, Part, equal, holds
+
+
+def kind_of(error: Exception) -> str:
+    """What an error is called where it was raised: one from another process comes as the nearest kind that both know."""
+    return str(getattr(error, "found_as", type(error).__name__))
+
+
+def runs(call: Callable[[], Any], says: str, *, given: Any = None) -> Any:
+    """The result of ``call()``; an exception in it is a failed check, and is called what it is called where it was raised."""
+    try:
+        return call()
+    except CheckFailed:
+        raise
+    except Exception as error:
+        raise CheckFailed(says, given=given, expected="a result", found=f"{kind_of(error)}: {error}") from error
 
 
 def whole(run: Callable[[Part, random.Random], None]) -> Callable[[Part, random.Random], None]:
@@ -23,15 +38,14 @@ def whole(run: Callable[[Part, random.Random], None]) -> Callable[[Part, random.
 
 
 def refused(call: Callable[[], Any], name: str, says: str, *, given: Any = None) -> None:
-    """Fail unless ``call()`` raises the error called ``name``; one from another process comes as the nearest kind that both know."""
+    """Fail unless ``call()`` raises the error called ``name``."""
     try:
         found = call()
     except CheckFailed:
         raise
     except Exception as error:
-        kind = getattr(error, "found_as", type(error).__name__)
-        if kind != name:
-            raise CheckFailed(says, given=given, expected=name, found=f"{kind}: {error}") from error
+        if kind_of(error) != name:
+            raise CheckFailed(says, given=given, expected=name, found=f"{kind_of(error)}: {error}") from error
     else:
         raise CheckFailed(says, given=given, expected=name, found=f"no error, but {found}")
 
@@ -105,7 +119,7 @@ class Life:
         try:
             slots, copies = table.append_slots(len(tokens))
         except UnderhoodError as error:
-            if getattr(error, "found_as", type(error).__name__) != "OutOfBlocks":
+            if kind_of(error) != "OutOfBlocks":
                 raise
             return
         for source, to in copies:
