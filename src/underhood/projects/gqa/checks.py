@@ -8,8 +8,8 @@ from torch import Tensor
 
 from underhood.base.errors import ConfigError
 from underhood.lab.check import Check, Part, check, equal, holds
+from underhood.lab.oracles import Ends, alike, noise, refused, tried
 from underhood.nn.attention import AttentionConfig
-from underhood.projects.attention.oracles import Ends, alike, noise, refused, tried
 from underhood.projects.gqa.convert_checks import CONVERT_CHECKS
 from underhood.projects.gqa.latent_checks import LATENT_CHECKS
 from underhood.projects.gqa.oracles import HEADS, WIDTH, Pages, by_torch, grouped, halves, shapes_of, told, weights, whole

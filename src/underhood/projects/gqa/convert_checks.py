@@ -9,10 +9,10 @@ from torch import Tensor
 
 from underhood.base.errors import CheckpointError, ConfigError
 from underhood.lab.check import Check, Part, check, equal, holds
+from underhood.lab.oracles import alike, noise, refused, tried
 from underhood.nn.attention import LatentConfig
 from underhood.nn.gpt import GPT, GPTConfig
 from underhood.nn.llama import llama
-from underhood.projects.attention.oracles import alike, noise, refused, tried
 from underhood.projects.gqa.oracles import drawn
 
 STEP = "5 · From many heads to few"

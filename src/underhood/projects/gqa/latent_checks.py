@@ -8,8 +8,8 @@ from torch import Tensor
 
 from underhood.base.errors import ConfigError
 from underhood.lab.check import Check, Part, check, equal, holds
+from underhood.lab.oracles import Ends, alike, equals, noise, refused, tried
 from underhood.nn.attention import AttentionConfig
-from underhood.projects.attention.oracles import Ends, alike, equals, noise, refused, tried
 from underhood.projects.gqa.oracles import WIDE, WIDTH, deepseek, halves, latent, latent_shapes, weights, whole
 
 STEP = "6 · Latent attention"

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from underhood.lab.check import Part, equal
+from underhood.lab.oracles import alike, lower, noise, tried
 from underhood.nn.attention import AttentionConfig, LatentConfig
-from underhood.projects.attention.oracles import alike, lower, noise, tried
 
 WIDTH, HEADS = 12, 6
 WIDE = LatentConfig(kv_rank=5, rope_width=4, nope_width=3, value_width=2)
