@@ -18,9 +18,7 @@ SPARE = 64  # requests that may be inside besides those that run and wait: being
 
 
 def command(
-    model: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="A run, a checkpoint, a model folder, or a pulled model's name.")] = Path(
-        "runs/tales"
-    ),
+    model: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="A run, a checkpoint, a model folder, or a pulled model's name.")] = Path("runs/tales"),
     host: Annotated[str, typer.Option(help="The address to listen on; any but this machine's own needs a token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     token: Annotated[str, typer.Option(help=f"What clients must send as their API key; better in the environment, as {TOKEN}.")] = "",

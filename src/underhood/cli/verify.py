@@ -7,9 +7,7 @@ import typer
 
 
 def command(
-    model: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="A run, a checkpoint, a model folder, or a pulled model's name.")] = Path(
-        "runs/tales"
-    ),
+    model: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="A run, a checkpoint, a model folder, or a pulled model's name.")] = Path("runs/tales"),
     grade: Annotated[str, typer.Option(help="exact (float64), numerical (float32) or half (bfloat16).")] = "numerical",
     tokens: Annotated[int, typer.Option("--tokens", "-n", help="Length of the longest text.")] = 48,
     seed: Annotated[int, typer.Option(help="Other texts.")] = 0,
