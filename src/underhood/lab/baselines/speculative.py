@@ -137,7 +137,8 @@ def pairs(model: GPT, prompt: list[int], temperature: float) -> Float[Tensor, "V
     V = model.config.vocab_size
     first = (model(torch.tensor([prompt]))[0, -1].double() / temperature).softmax(-1)
     after = (model(torch.tensor([[*prompt, i] for i in range(V)]))[:, -1].double() / temperature).softmax(-1)
-    return (first.unsqueeze(-1) * after).flatten()
+    both: Tensor = first.unsqueeze(-1) * after
+    return both.flatten()
 
 
 def refuses_penalty(model: GPT, sample: SampleConfig) -> bool:
@@ -307,7 +308,7 @@ def prop(says: str) -> Metric:
 
 def share(says: str, **options: float) -> Metric:
     """A share between 0 and 1, the higher the better."""
-    return Metric(says=says, better="higher", **({"floor": 1.0, "ceiling": 0.0, "smallest": 0.01, "worst": 0.0, "tolerance": 0.01} | options))  # type: ignore[arg-type]
+    return Metric(says=says, better="higher", **({"floor": 1.0, "ceiling": 0.0, "smallest": 0.01, "worst": 0.0, "tolerance": 0.01} | options))
 
 
 def total_variation(says: str, smallest: float) -> Metric:

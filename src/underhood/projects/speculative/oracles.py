@@ -26,11 +26,12 @@ class Counting(GPT):
         return super().hidden(ids, cache, **options)
 
 
-def model(rng: random.Random, config: GPTConfig = SMALL, *, dtype: torch.dtype = torch.float64) -> GPT:
+def model(rng: random.Random, config: GPTConfig = SMALL, *, dtype: torch.dtype = torch.float64) -> Counting:
     """A model of random weights. It is given: what it says is what is to be written, and nobody asks whether it is right."""
     made = build_gpt(config, rng.getrandbits(31)).to(dtype).eval()
     made.__class__ = Counting
-    made.read = torch.zeros((), dtype=torch.long)  # type: ignore[assignment]
+    assert isinstance(made, Counting)
+    made.read = torch.zeros((), dtype=torch.long)
     return made
 
 
@@ -42,7 +43,8 @@ def noise(rng: random.Random, *shape: int, dtype: torch.dtype = torch.float64) -
 @torch.no_grad()
 def logits_after(given: GPT, ids: Sequence[int]) -> Tensor:
     """Logits (T V) at every position, all recomputed."""
-    return given(torch.tensor([list(ids)]))[0]
+    logits: Tensor = given(torch.tensor([list(ids)]))
+    return logits[0]
 
 
 def likeliest(given: GPT, ids: Sequence[int], count: int) -> list[int]:
