@@ -24,7 +24,7 @@ VARIANTS: tuple[Sabotage, ...] = (
         patch=Set("k", 8),
         baseline="speculative.tales",
         expect=(Keeps("model_identical"), Rises("tokens_per_pass", by=0.02), Stays("formula_gap", within=0.1), Rises("cost_per_token", by=0.02)),
-        probe=Above("guesses_per_token", 2.9),
+        probe=Above("guesses_per_token", 2.3),
         look="Hardly more tokens a pass, and twice the draft's work.",
         claim=Claim(says=CLAIM, source=SOURCE, baseline="speculative.judge", expect=(Keeps("formula_holds"),)),
     ),
