@@ -278,10 +278,10 @@ def check_own_pattern(part: Part, rng: random.Random) -> None:
         given = {"text": "1234", "pattern": pattern, "tokens": "12, 123 and 1234 beside the bytes"}
         found = list(runs(partial(tokenizer.encode, "1234"), "encoding does not run", given=given))
         equal(found, expected, "encode does not cut words by the pattern that the tokenizer was made with", given=given)
-    given = {"texts": ["(a\n(a"], "vocab_size": 257, "pattern": "gpt4"}
-    trained = runs(lambda: part.BPE.train(["(a\n(a"], 257, "gpt4"), "training does not run", given=given)
-    found = list(runs(lambda: trained.encode("(a"), "encoding does not run", given=given))
-    equal(found, [256], "a trained tokenizer does not cut words by the pattern that it was trained with", given={**given, "text": "(a"})
+    asked: dict[str, object] = {"texts": ["(a\n(a"], "vocab_size": 257, "pattern": "gpt4"}
+    trained = runs(lambda: part.BPE.train(["(a\n(a"], 257, "gpt4"), "training does not run", given=asked)
+    found = list(runs(lambda: trained.encode("(a"), "encoding does not run", given=asked))
+    equal(found, [256], "a trained tokenizer does not cut words by the pattern that it was trained with", given={**asked, "text": "(a"})
     found = list(runs(lambda: part.BPE([]).encode(DAMAGED), "encode stops at half a surrogate pair", given=ascii(DAMAGED)))
     equal(found, [*_ids("a\ufffd")], "half a surrogate pair is encoded as U+FFFD, the bytes ef bf bd", given=ascii(DAMAGED))
 
