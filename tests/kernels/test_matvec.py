@@ -115,6 +115,35 @@ def test_exp_is_within_two_units_in_the_last_place(matvec: Any) -> None:
     assert 0 <= matvec.exp(np.float32("-inf")) < 2e-38
 
 
+def test_exp_rounds_whoever_calls_it_first(matvec: Any) -> None:
+    """numba gives what is called the caller's fastmath, unless it states its own; with ``reassoc`` the rounding in ``exp`` would be cancelled."""
+    from numba import njit
+
+    from underhood.kernels import simd
+
+    fresh = simd.inner()(matvec.exp.py_func)
+
+    @njit(fastmath=simd.SUMS)
+    def first_caller(x: Array, out: Array) -> None:
+        for i in range(len(x)):
+            out[i] = fresh(x[i])
+
+    x = np.linspace(-87, 88, 20_001).astype(np.float32)
+    found = np.empty_like(x)
+    first_caller(x, found)
+    assert np.abs(found / np.exp(x.astype(np.float64)) - 1).max() < 2 * 2**-23
+
+
+def test_every_kernel_states_its_fastmath(matvec: Any) -> None:
+    from numba.core.dispatcher import Dispatcher
+
+    from underhood.kernels import paged
+
+    kernels = [part for module in (matvec, paged) for part in vars(module).values() if isinstance(part, Dispatcher)]
+    assert len(kernels) > 10
+    assert [k.py_func.__name__ for k in kernels if "fastmath" not in k.targetoptions] == []
+
+
 @pytest.mark.parametrize("centred", [True, False])
 def test_a_norm_is_the_plain_one(matvec: Any, centred: bool) -> None:
     from underhood.nn.norm import layer_norm, rms_norm

@@ -12,9 +12,9 @@ sums side by side. NaN and infinity come through.
 import math
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
-from underhood.kernels.simd import SUMS, compiled, tile
+from underhood.kernels.simd import SUMS, compiled, inner, tile
 
 TILE = 4  # outputs, and rows where there are as many, whose sums run side by side
 CHUNK = 64  # outputs that are finished (bias, activation) together
@@ -38,14 +38,14 @@ def project(x, weight, bias, out, column, activation, mode, threads):
             outputs(x, weight, bias, mine, start, stop, activation, mode)
 
 
-@njit
+@inner()
 def share(count, part, parts):
     """The outputs of one of ``parts``: whole tiles, as even as can be."""
     tiles = (count + TILE - 1) // TILE
     return min(count, tiles * part // parts * TILE), min(count, tiles * (part + 1) // parts * TILE)
 
 
-@njit
+@inner()
 def outputs(x, weight, bias, out, start, stop, activation, mode):
     """Outputs ``start`` … ``stop`` - 1 of every row."""
     sums = np.empty((x.shape[0], CHUNK), np.float32)
@@ -55,7 +55,7 @@ def outputs(x, weight, bias, out, start, stop, activation, mode):
         finish(sums, bias, out, chunk, end, activation, mode)
 
 
-@njit
+@inner()
 def products(x, weight, sums, start, stop):
     """sums[n, o - start] = x[n] · weight[o]; a tile of weights is used by every row while it is near."""
     rows, whole = x.shape[0], stop - (stop - start) % TILE
@@ -70,7 +70,7 @@ def products(x, weight, sums, start, stop):
             one_by_one(x, weight, sums, row, o, o - start)
 
 
-@njit
+@inner()
 def finish(sums, bias, out, start, stop, activation, mode):
     """Bias, activation, and into ``out``."""
     for row in range(sums.shape[0]):
@@ -87,7 +87,7 @@ def finish(sums, bias, out, start, stop, activation, mode):
             out[row, start:stop] *= numbers
 
 
-@njit
+@inner()
 def activate(x, activation):
     """x ← f(x), as ``underhood.nn.activation`` has it; x·(1 + tanh u)/2 is x·σ(2u)."""
     half, one, slope, cubic = np.float32(0.5), np.float32(1), np.float32(2 * math.sqrt(2 / math.pi)), np.float32(0.044715)
@@ -103,7 +103,7 @@ def activate(x, activation):
             x[i] = positive * positive if activation == RELU_SQUARED else positive
 
 
-@njit
+@inner()
 def exp(x):
     """e^x within 2 units in the last place, without a branch, so that LLVM can join sixteen of them; 2^-126 at the least, 2^127 at the most.
 

@@ -11,10 +11,10 @@ Pages hold float32, or bfloat16 as ``uint16``; scores and sums are float32. NaN 
 import math
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
 from underhood.kernels.matvec import exp, normalise
-from underhood.kernels.simd import SUMS, compiled, number
+from underhood.kernels.simd import SUMS, compiled, inner, number
 
 
 @compiled(parallel=True)
@@ -35,7 +35,7 @@ def paged_attend(q, keys, values, table, lengths, out, window, threads):
             attend_group(q, keys, values, table[row], lengths[row], out, window, row, group)
 
 
-@njit
+@inner()
 def attend_group(q, keys, values, pages, length, out, window, row, group):
     """The heads of one row that share the keys of ``group``."""
     share, start = q.shape[1] // keys.shape[2], max(0, length - window) if window > 0 else 0
@@ -46,7 +46,7 @@ def attend_group(q, keys, values, pages, length, out, window, row, group):
         mix(values, pages, group, start, scores, out[row, head])
 
 
-@njit(fastmath=SUMS)
+@inner(fastmath=SUMS)
 def score(q, keys, pages, group, start, scores):
     """scores[j] = q · key of position start + j, / √D."""
     block, scale = keys.shape[1], np.float32(1 / math.sqrt(q.shape[0]))
@@ -58,7 +58,7 @@ def score(q, keys, pages, group, start, scores):
         scores[j] = total * scale
 
 
-@njit(fastmath=SUMS)
+@inner(fastmath=SUMS)
 def softmax(scores):
     """scores ← e^(score - highest) / their sum."""
     highest, total = scores[0], np.float32(0)
@@ -71,7 +71,7 @@ def softmax(scores):
         scores[j] /= total
 
 
-@njit(fastmath={"contract"})
+@inner(fastmath={"contract"})
 def mix(values, pages, group, start, weights, out):
     """out = Σ weights[j] · value of position start + j, in order."""
     block = values.shape[1]
@@ -102,7 +102,7 @@ def place(qkv, q, keys, values, table, at, cos, sin, normed, query_gain, key_gai
         q[n], keys[block, slot], values[block, slot] = queries, new_keys, new[n, H + G :]
 
 
-@njit
+@inner()
 def turn(heads, cos, sin):
     """Turn the pairs (i, i + D/2) of each head."""
     half = cos.shape[0]

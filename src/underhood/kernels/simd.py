@@ -25,15 +25,21 @@ STEPS = 2  # vectors a turn of the loop: one line of bfloat16, two of float32
 SUMS = {"reassoc", "contract", "nsz"}  # fastmath for other loops: sums may be regrouped, NaN and infinity stay
 
 
-def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+def inner(fastmath: Any = False) -> Callable[[Callable[..., Any]], Any]:
+    """``njit`` for what other kernels call. numba gives a function that does not state ``fastmath`` that of whoever calls it first."""
+    return njit(fastmath=fastmath)
+
+
+def compiled(*, parallel: bool = False, fastmath: Any = False) -> Callable[[Callable[..., Any]], Any]:
     """``njit`` with the interpreter's lock released and the code kept on disk, in memory only where nothing can be written."""
 
     def decorate(function: Callable[..., Any]) -> Any:
+        options = {"nogil": True, "parallel": parallel, "fastmath": fastmath}
         try:
-            kept = njit(nogil=True, cache=True, **options)(function)
+            kept = njit(cache=True, **options)(function)
             forget_older(Path(kept.stats.cache_path), function)
         except (RuntimeError, OSError):
-            return njit(nogil=True, **options)(function)
+            return njit(**options)(function)
         return kept
 
     return decorate
@@ -42,9 +48,9 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 def forget_older(cache: Path, function: Callable[..., Any]) -> None:
     """numba compiles anew when the function's file has changed; this sees to the files that it calls too, which all stand in this folder."""
     changed = max(file.stat().st_mtime for file in Path(__file__).parent.glob("*.py"))
-    for index in cache.glob(f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}-*.nbi"):
-        if index.stat().st_mtime < changed:
-            index.unlink(missing_ok=True)
+    for kept in cache.glob(f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}-*.nb[ic]"):
+        if kept.stat().st_mtime < changed:
+            kept.unlink(missing_ok=True)
 
 
 def tile(rows: int, outputs: int) -> Any:
