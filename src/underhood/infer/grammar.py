@@ -9,6 +9,7 @@ Every stack can be brought to an end: each item knows the fewest bytes that fini
 that cannot be finished are never entered. Nesting and the number of readings are bounded by leaving out readings, which leaves fewer texts and no dead end.
 """
 
+import abc
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
@@ -25,7 +26,7 @@ class SchemaError(UserError):
     """A schema that is damaged, allows nothing, is too large, or asks for what is not supported."""
 
 
-class Item:
+class Item(abc.ABC):
     """A part of a grammar. ``least`` is the fewest bytes of a text of it; infinite where it has none."""
 
     __slots__ = ("least",)
@@ -33,9 +34,9 @@ class Item:
     def __init__(self) -> None:
         self.least = math.inf
 
+    @abc.abstractmethod
     def measure(self) -> float:
         """``least``, from what the items inside say now."""
-        raise NotImplementedError
 
 
 class Bytes(Item):

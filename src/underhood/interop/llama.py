@@ -17,6 +17,7 @@ from underhood.base.errors import CheckpointError, ConfigError
 from underhood.interop.fields import LARGEST, MOST_LAYERS, Fields
 from underhood.interop.rope_fields import reach, read_rope, write_rope
 from underhood.interop.weights import StoredWeights, fill, open_weights, require_tied
+from underhood.nn.convert import apart
 from underhood.nn.gpt import GPT, GPTConfig
 from underhood.nn.rope import RopeConfig
 
@@ -260,7 +261,7 @@ def their_tensors(model: GPT) -> dict[str, Tensor]:
     """The model's tensors under the layout's names. What ours leaves out is written out: gains of one, a gate that is the up matrix."""
     config = model.config
     _, doubled = _feedforward(config)
-    state = _separate(dict(model.state_dict()), config)
+    state = apart(model.state_dict())
     for i in range(config.n_layer):
         if doubled:
             for kind in ("weight", "bias"):
@@ -273,19 +274,3 @@ def their_tensors(model: GPT) -> dict[str, Tensor]:
     state.setdefault("norm.weight", torch.ones(config.width))
     whole = dataclasses.replace(config, qk_gain=config.qk_gain or config.qk_norm, attention=PARTS["attention"])
     return {theirs: state[ours] for theirs, ours in tensor_names(whole).items()}
-
-
-def _separate(state: Mapping[str, Tensor], config: GPTConfig) -> dict[str, Tensor]:
-    """``state`` with one matrix for q, k and v cut into three."""
-    found: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        if ".attention.qkv." in name:
-            found |= {name.replace(".qkv.", f".{part}."): piece for part, piece in zip(("query", "key", "value"), tensor.chunk(3), strict=True)}
-        else:
-            found[name] = tensor
-    return found
-
-
-def is_llama(fields: Mapping[str, Any]) -> bool:
-    """Whether a ``config.json`` says that it is of one of the families here."""
-    return fields.get("model_type") in tuple(FAMILIES)

@@ -1,4 +1,4 @@
-"""What checks of torch layers have in common: numbers to try them on, and how they tell where two tensors differ. Never our healthy code."""
+"""What checks of torch layers have in common: numbers to try them on, a mask, a cache, and what is said of an exception. Never our healthy code."""
 
 import random
 from collections.abc import Callable
@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from underhood.lab.check import CheckFailed, holds, runs
+from underhood.lab.check import CheckFailed, runs
 
 
-def noise(rng: random.Random, *shape: int) -> Tensor:
-    """Float64 numbers of mean 0 and variance 1."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(rng.getrandbits(63)), dtype=torch.float64)
+def noise(rng: random.Random, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Numbers of mean 0 and variance 1."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(rng.getrandbits(63)), dtype=torch.float64).to(dtype)
 
 
 def lower(T: int, S: int | None = None) -> Tensor:
@@ -24,17 +24,6 @@ def lower(T: int, S: int | None = None) -> Tensor:
 def tried(says: str, function: Callable[..., Any], *args: Any, given: Any = None, **options: Any) -> Any:
     """``function(*args, **options)``; an exception in it is a failed check."""
     return runs(lambda: function(*args, **options), says, given=given)
-
-
-def alike(found: Any, expected: Tensor, says: str, *, given: Any = None, atol: float = 1e-6) -> None:
-    """``close`` for tensors too large to print: it tells the first place at which the two differ."""
-    wanted, shape = tuple(expected.shape), tuple(getattr(found, "shape", ()))
-    holds(shape == wanted, says, given=given, expected=f"shape {wanted}", found=f"shape {shape}" if shape else type(found).__name__)
-    a, b = found.detach().double(), expected.detach().double()
-    differs = ~torch.isclose(a, b, rtol=1e-6, atol=atol, equal_nan=True)
-    if differs.any():
-        place = tuple(differs.nonzero()[0].tolist())
-        raise CheckFailed(says, given=given, expected=f"{float(b[place]):.6g} at {place}", found=f"{float(a[place]):.6g} at {place}")
 
 
 def refused(call: Callable[[], Any], error: type[Exception], says: str, *, given: Any) -> Exception:

@@ -6,8 +6,9 @@ import random
 import torch
 
 from underhood.base.errors import ShapeError
+from underhood.lab.alike import alike
 from underhood.lab.check import Check, Part, check, close, equal, holds
-from underhood.lab.oracles import alike, equals, lower, noise, refused, tried
+from underhood.lab.oracles import equals, lower, noise, refused, tried
 from underhood.projects.attention.layer_checks import LAYER_CHECKS
 from underhood.projects.attention.oracles import HEADS, WIDTH, drawn, equals_torchs
 

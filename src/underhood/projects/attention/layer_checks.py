@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from underhood.base.errors import ConfigError
+from underhood.lab.alike import alike
 from underhood.lab.check import Check, Part, check, holds
-from underhood.lab.oracles import Ends, alike, equals, lower, noise, refused, tried
+from underhood.lab.oracles import Ends, equals, lower, noise, refused, tried
 from underhood.nn.attention import AttentionConfig
 from underhood.projects.attention.oracles import HEADS, WIDTH, by_torch, drawn, in_heads, told, torchs, turning, weights_of
 

@@ -3,26 +3,16 @@
 import functools
 import math
 import random
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from underhood.lab.check import Check, Part, check, close, equal, refuses, runs
+from underhood.lab.check import Check, Part, check, close, equal, refuses
+from underhood.lab.oracles import noise, tried
 from underhood.nn.attention import AttentionConfig
 from underhood.nn.block import BlockConfig
-
-
-def noise(rng: random.Random, *shape: int) -> Tensor:
-    """Float64 numbers of mean 0 and variance 1."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(rng.getrandbits(63)), dtype=torch.float64)
-
-
-def tried(says: str, function: Callable[..., Any], *args: Any, given: Any = None, **options: Any) -> Any:
-    """``function(*args, **options)``; an exception in it is a failed check."""
-    return runs(lambda: function(*args, **options), says, given=given)
 
 
 def drawn(module: Any, rng: random.Random) -> Any:

@@ -2,34 +2,18 @@
 
 import math
 import random
-from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from underhood.base.errors import ShapeError
-from underhood.lab.check import Check, Part, check, close, equal, holds, refuses, runs
+from underhood.lab.check import Check, Part, check, close, equal, holds, refuses
+from underhood.lab.oracles import lower, noise, tried
 from underhood.nn.dropout import Dropout
 
 SHAPES = ((8, 8, (4, 4)), (7, 7, (3, 2)), (5, 11, (2, 4)), (1, 6, (4, 4)), (6, 6, (1, 1)), (3, 3, (16, 16)))  # T, S, tile: whole, ragged, one row, one tile
 AGREES = 1e-9
-
-
-def noise(rng: random.Random, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Numbers of mean 0 and variance 1."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(rng.getrandbits(63)), dtype=torch.float64).to(dtype)
-
-
-def lower(T: int, S: int) -> Tensor:
-    """The causal mask, from torch's own triangle."""
-    return ~torch.ones(T, S, dtype=torch.bool).triu(S - T + 1)
-
-
-def tried(says: str, function: Callable[..., Any], *args: Any, given: Any = None, **options: Any) -> Any:
-    """``function(*args, **options)``; an exception in it is a failed check."""
-    return runs(lambda: function(*args, **options), says, given=given)
 
 
 def drawn(rng: random.Random, T: int, S: int, heads: tuple[int, int] = (2, 2), *, spread: float = 3.0) -> tuple[Tensor, Tensor, Tensor]:

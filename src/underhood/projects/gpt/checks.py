@@ -8,12 +8,13 @@ import torch
 from underhood.base.errors import ShapeError
 from underhood.lab.alike import alike
 from underhood.lab.check import Check, Part, check, equal, holds, refuses
+from underhood.lab.oracles import noise, tried
 from underhood.nn.attention import AttentionConfig, LatentConfig
 from underhood.nn.block import BlockConfig
 from underhood.nn.gpt import GPTConfig
 from underhood.nn.rope import RopeConfig
 from underhood.projects.gpt.checks_training import CHECKS as TRAINING_CHECKS
-from underhood.projects.gpt.oracles import Kept, KeptLayer, drawn, in_brief, noise, silenced, torch_block, torch_gpt, torch_hidden, tried, turned, whole_numbers
+from underhood.projects.gpt.oracles import Kept, KeptLayer, drawn, in_brief, silenced, torch_block, torch_gpt, torch_hidden, turned, whole_numbers
 
 CONFIG = GPTConfig(vocab_size=13, context=48, n_layer=2, n_head=2, width=8)
 BLOCK = BlockConfig(attend=AttentionConfig(width=8, n_head=2), hidden=32)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from underhood.base.errors import DataError, NonFinite
 from underhood.lab.alike import alike
 from underhood.lab.check import Check, Part, check, close, equal, refuses
-from underhood.projects.gpt.oracles import Drop, Once, drawn, noise, tried, whole_numbers
+from underhood.lab.oracles import noise, tried
+from underhood.projects.gpt.oracles import Drop, Once, drawn, whole_numbers
 from underhood.train.groups import Group
 from underhood.train.loss import IGNORE
 

@@ -9,26 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from underhood.lab.check import runs
+from underhood.lab.oracles import noise
 from underhood.nn.block import BlockConfig
 from underhood.nn.gpt import GPTConfig
 
 Turn = Callable[[Tensor], Tensor]
 
 
-def noise(rng: random.Random, *shape: int) -> Tensor:
-    """Float64 numbers of mean 0 and variance 1."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(rng.getrandbits(63)), dtype=torch.float64)
-
-
 def whole_numbers(rng: random.Random, below: int, *shape: int) -> Tensor:
     """Integers from 0 to ``below`` − 1."""
     return torch.randint(below, shape, generator=torch.Generator().manual_seed(rng.getrandbits(63)))
-
-
-def tried(says: str, function: Callable[..., Any], *args: Any, given: Any = None, **options: Any) -> Any:
-    """``function(*args, **options)``; an exception in it is a failed check."""
-    return runs(lambda: function(*args, **options), says, given=given)
 
 
 def drawn(module: nn.Module, rng: random.Random) -> Any:

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from underhood.base.errors import ConfigError
+from underhood.lab.alike import alike
 from underhood.lab.check import Check, Part, check, equal, holds
-from underhood.lab.oracles import Ends, alike, noise, refused, tried
+from underhood.lab.oracles import Ends, noise, refused, tried
 from underhood.nn.attention import AttentionConfig
 from underhood.projects.gqa.convert_checks import CONVERT_CHECKS
 from underhood.projects.gqa.latent_checks import LATENT_CHECKS

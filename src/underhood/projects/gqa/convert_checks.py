@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from underhood.base.errors import CheckpointError, ConfigError
+from underhood.lab.alike import alike
 from underhood.lab.check import Check, Part, check, equal, holds
-from underhood.lab.oracles import alike, noise, refused, tried
+from underhood.lab.oracles import noise, refused, tried
 from underhood.nn.attention import LatentConfig
 from underhood.nn.gpt import GPT, GPTConfig
 from underhood.nn.llama import llama

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from underhood.lab.alike import alike
 from underhood.lab.check import Part, equal
-from underhood.lab.oracles import alike, lower, noise, tried
+from underhood.lab.oracles import lower, noise, tried
 from underhood.nn.attention import AttentionConfig, LatentConfig
 
 WIDTH, HEADS = 12, 6

@@ -2,7 +2,6 @@
 
 import dataclasses
 import random
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,17 +10,13 @@ from torch import Tensor, nn
 from underhood.base.errors import ConfigError, DataError, ShapeError
 from underhood.lab.alike import alike
 from underhood.lab.check import Check, Part, check, equal, holds, refuses, runs
+from underhood.lab.oracles import noise, tried
 from underhood.nn.attention import LatentConfig
 from underhood.nn.gpt import GPTConfig
-from underhood.projects.kv_cache.oracles import CONFIGS, SMALL, V, attention, model, noise, pair, tokens, whole
+from underhood.projects.kv_cache.oracles import CONFIGS, SMALL, V, attention, model, pair, tokens, whole
 
 AGREES = 1e-9
 CUTS = ((0, 3), (3, 4), (4, 19), (19, 20), (20, 24))  # pieces of a text of 24 positions
-
-
-def tried(says: str, function: Callable[..., Any], *args: Any, given: Any = None, **options: Any) -> Any:
-    """``function(*args, **options)``; an exception in it is a failed check."""
-    return runs(lambda: function(*args, **options), says, given=given)
 
 
 def fed(layer: Any, k: Tensor, v: Tensor, a: int, b: int, given: str) -> tuple[Tensor, Tensor]:

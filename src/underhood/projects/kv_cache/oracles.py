@@ -27,11 +27,6 @@ CONFIGS: Mapping[str, GPTConfig] = {
 }
 
 
-def noise(rng: random.Random, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Numbers of mean 0 and variance 1."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(rng.getrandbits(63)), dtype=torch.float64).to(dtype)
-
-
 def tokens(rng: random.Random, *shape: int) -> Tensor:
     """Random ids."""
     return torch.randint(V, shape, generator=torch.Generator().manual_seed(rng.getrandbits(63)))

@@ -2,27 +2,17 @@
 
 import math
 import random
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from underhood.base.errors import ConfigError
-from underhood.lab.check import Check, Part, check, close, equal, holds, refuses, runs
+from underhood.lab.check import Check, Part, check, close, equal, holds, refuses
+from underhood.lab.oracles import noise, tried
 from underhood.nn.rope import RopeConfig
 
 BASE = 10_000.0
-
-
-def noise(rng: random.Random, *shape: int) -> Tensor:
-    """Float64 numbers of mean 0 and variance 1."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(rng.getrandbits(63)), dtype=torch.float64)
-
-
-def tried(says: str, function: Callable[..., Any], *args: Any, given: Any = None) -> Any:
-    """``function(*args)``; an exception in it is a failed check."""
-    return runs(lambda: function(*args), says, given=given)
 
 
 def plain(width: int, base: float = BASE) -> Tensor:

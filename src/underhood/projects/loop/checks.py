@@ -16,14 +16,10 @@ from underhood.base.errors import CheckpointError, DataError
 from underhood.base.rng import stream_seed
 from underhood.lab.alike import alike
 from underhood.lab.check import Check, CheckFailed, Part, check, close, equal, holds, refuses, runs
+from underhood.lab.oracles import noise
 from underhood.nn.dropout import Dropout, seed_dropout
 from underhood.nn.init import fan_in
 from underhood.train.loss import IGNORE
-
-
-def noise(rng: random.Random, *shape: int) -> Tensor:
-    """Float64 numbers of mean 0 and variance 1."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(rng.getrandbits(63)), dtype=torch.float64)
 
 
 def tried(says: str, function: Callable[..., Any], *args: Any, given: Any = None, **options: Any) -> Any:

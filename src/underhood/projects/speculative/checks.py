@@ -14,7 +14,8 @@ from underhood.base.errors import ConfigError, DataError
 from underhood.infer.sample import SampleConfig
 from underhood.lab.alike import alike
 from underhood.lab.check import Check, Part, check, close, equal, holds, refuses, runs
-from underhood.projects.speculative.oracles import FOUR, Counts, Fixed, Scripted, V, first_beyond, likeliest, logits_after, model, noise
+from underhood.lab.oracles import noise
+from underhood.projects.speculative.oracles import FOUR, Counts, Fixed, Scripted, V, first_beyond, likeliest, logits_after, model
 
 AGREES = 1e-9
 GREEDY = SampleConfig(temperature=0, max_tokens=20)

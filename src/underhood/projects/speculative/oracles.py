@@ -35,11 +35,6 @@ def model(rng: random.Random, config: GPTConfig = SMALL, *, dtype: torch.dtype =
     return made
 
 
-def noise(rng: random.Random, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Numbers of mean 0 and variance 1."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(rng.getrandbits(63)), dtype=torch.float64).to(dtype)
-
-
 @torch.no_grad()
 def logits_after(given: GPT, ids: Sequence[int]) -> Tensor:
     """Logits (T V) at every position, all recomputed."""
