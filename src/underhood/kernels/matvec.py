@@ -20,7 +20,28 @@ TILE = 4  # outputs, and rows where there are as many, whose sums run side by si
 CHUNK = 64  # outputs that are finished (bias, activation) together
 SET, ADD, MULTIPLY = range(3)  # what becomes of the numbers that ``out`` held
 IDENTITY, GELU, GELU_TANH, SILU, RELU, RELU_SQUARED = range(6)
-four_by_four, one_by_four, one_by_one = tile(TILE, TILE), tile(1, TILE), tile(1, 1)
+
+
+def sharing(rows):
+    """A tile of ``rows`` rows and ``TILE`` outputs that asks for the next tile of weights meanwhile, or for its share of it.
+
+    A tile of weights serves ``groups`` tiles of rows, one after the other. If the first asked for everything, the memory would rest during the others.
+    """
+    alone, half, quarter = (tile(rows, TILE, ahead) for ahead in (TILE, TILE // 2, TILE // 4))
+
+    @inner()
+    def sums(x, weight, out, row, o, column, group, groups):
+        if groups == 1:
+            alone(x, weight, out, row, o, column, o + TILE)
+        elif groups < TILE:
+            half(x, weight, out, row, o, column, o + TILE + min(group, 1) * (TILE // 2))
+        else:
+            quarter(x, weight, out, row, o, column, o + TILE + min(group, TILE - 1))
+
+    return sums
+
+
+four_by_four, one_by_four, one_by_one = sharing(TILE), sharing(1), tile(1, 1, 1)
 
 
 @compiled(parallel=True)
@@ -59,15 +80,16 @@ def outputs(x, weight, bias, out, start, stop, activation, mode):
 def products(x, weight, sums, start, stop):
     """sums[n, o - start] = x[n] · weight[o]; a tile of weights is used by every row while it is near."""
     rows, whole = x.shape[0], stop - (stop - start) % TILE
-    in_fours = rows - rows % TILE
+    fours = rows // TILE
+    groups = fours + rows % TILE
     for o in range(start, whole, TILE):
-        for row in range(0, in_fours, TILE):
-            four_by_four(x, weight, sums, row, o, o - start)
-        for row in range(in_fours, rows):
-            one_by_four(x, weight, sums, row, o, o - start)
+        for group in range(fours):
+            four_by_four(x, weight, sums, group * TILE, o, o - start, group, groups)
+        for group in range(fours, groups):
+            one_by_four(x, weight, sums, fours * TILE + group - fours, o, o - start, group, groups)
     for o in range(whole, stop):
         for row in range(rows):
-            one_by_one(x, weight, sums, row, o, o - start)
+            one_by_one(x, weight, sums, row, o, o - start, o + 1)
 
 
 @inner()

@@ -50,12 +50,13 @@ def attend_group(q, keys, values, pages, length, out, window, row, group):
 def score(q, keys, pages, group, start, scores):
     """scores[j] = q · key of position start + j, / √D."""
     block, scale = keys.shape[1], np.float32(1 / math.sqrt(q.shape[0]))
-    for j in range(scores.shape[0]):
-        key = keys[pages[(start + j) // block], (start + j) % block, group]
-        total = np.float32(0)
-        for d in range(q.shape[0]):
-            total += q[d] * number(key[d])
-        scores[j] = total * scale
+    for page in range(start // block, (start + scores.shape[0] - 1) // block + 1):
+        first = max(start, page * block)
+        for position in range(first, min(start + scores.shape[0], (page + 1) * block)):
+            key, total = keys[pages[page], position - page * block, group], np.float32(0)
+            for d in range(q.shape[0]):
+                total += q[d] * number(key[d])
+            scores[position - start] = total * scale
 
 
 @inner(fastmath=SUMS)
@@ -76,10 +77,12 @@ def mix(values, pages, group, start, weights, out):
     """out = Σ weights[j] · value of position start + j, in order."""
     block = values.shape[1]
     out[:] = 0
-    for j in range(weights.shape[0]):
-        value = values[pages[(start + j) // block], (start + j) % block, group]
-        for d in range(out.shape[0]):
-            out[d] += weights[j] * number(value[d])
+    for page in range(start // block, (start + weights.shape[0] - 1) // block + 1):
+        first = max(start, page * block)
+        for position in range(first, min(start + weights.shape[0], (page + 1) * block)):
+            value, weight = values[pages[page], position - page * block, group], weights[position - start]
+            for d in range(out.shape[0]):
+                out[d] += weight * number(value[d])
 
 
 @compiled()

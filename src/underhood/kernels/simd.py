@@ -53,16 +53,17 @@ def forget_older(cache: Path, function: Callable[..., Any]) -> None:
             kept.unlink(missing_ok=True)
 
 
-def tile(rows: int, outputs: int) -> Any:
-    """An intrinsic ``sums(x, weight, out, row, o, column)``: out[row + r, column + k] = x[row + r] · weight[o + k] for r < ``rows`` and k < ``outputs``.
+def tile(rows: int, outputs: int, ahead: int) -> Any:
+    """An intrinsic ``sums(x, weight, out, row, o, column, next)``: out[row + r, column + k] = x[row + r] · weight[o + k], r < ``rows``, k < ``outputs``.
 
-    While it runs, the ``outputs`` rows of weights after these are asked for.
+    While it runs, ``ahead`` rows of weights from ``next`` on are asked for: into the nearest cache if that is a whole tile, else into the second, since
+    other rows of x need the nearest before these weights are due.
     """
 
     @intrinsic
-    def sums(typing, x, weight, out, row, o, column):
+    def sums(typing, x, weight, out, row, o, column, next):
         def generate(context, builder, signature, arguments):
-            kinds, matrices, (row, o, column) = signature.args[:3], arguments[:3], arguments[3:]
+            kinds, matrices, (row, o, column, next) = signature.args[:3], arguments[:3], arguments[3:]
             left, right, out = (Matrix(context, builder, kind, m) for kind, m in zip(kinds, matrices, strict=True))
             total = [[cgutils.alloca_once_value(builder, ir.Constant(VECTOR, None)) for _ in range(outputs)] for _ in range(rows)]
 
@@ -76,8 +77,8 @@ def tile(rows: int, outputs: int) -> Any:
             whole = builder.and_(right.columns, right.columns.type(-STEPS * LANES))
             with cgutils.for_range_slice(builder, whole.type(0), whole, whole.type(STEPS * LANES), whole.type) as (i, _):
                 for n in range(0, STEPS * LANES, LINE // right.size):
-                    for k in range(outputs, 2 * outputs):
-                        right.prefetch(plus(builder, o, k), plus(builder, i, n))
+                    for k in range(ahead):
+                        right.prefetch(plus(builder, next, k), plus(builder, i, n), near=ahead >= outputs)
                 for n in range(STEPS):
                     step(plus(builder, i, n * LANES))
             with builder.if_then(builder.icmp_signed("<", whole, right.columns)):
@@ -89,7 +90,7 @@ def tile(rows: int, outputs: int) -> Any:
                     builder.store(add_lanes(builder, builder.load(total[r][k])), out.at(plus(builder, row, r), plus(builder, column, k)))
             return context.get_dummy_value()
 
-        return types.void(x, weight, out, types.intp, types.intp, types.intp), generate
+        return types.void(x, weight, out, types.intp, types.intp, types.intp, types.intp), generate
 
     return sums
 
@@ -122,9 +123,9 @@ class Matrix:
         name = f"llvm.masked.load.v{LANES}{kind.element.intrinsic_name}.p0"
         return call(self.builder, name, kind, start, I32(self.size), mask, ir.Constant(kind, None))
 
-    def prefetch(self, row, column):
-        """Ask for the memory there, which need not exist: to read, into the nearest cache, data."""
-        call(self.builder, "llvm.prefetch.p0", ir.VoidType(), self.builder.bitcast(self.at(row, column), BYTE), I32(0), I32(3), I32(1))
+    def prefetch(self, row, column, near):
+        """Ask for the memory there, which need not exist: data to read, into the nearest cache or the second."""
+        call(self.builder, "llvm.prefetch.p0", ir.VoidType(), self.builder.bitcast(self.at(row, column), BYTE), I32(0), I32(3 if near else 2), I32(1))
 
 
 def call(builder, name, result, *arguments):
