@@ -45,7 +45,7 @@ class NoText:
         return b""
 
     def save(self, path: Any) -> None:
-        raise NotImplementedError
+        """There is nothing to save."""
 
 
 Asked = list[tuple[list[int], int]]

@@ -1,6 +1,8 @@
 """Each request gets what it would get alone, whoever comes, goes, fails or is pre-empted beside it."""
 
+import dataclasses
 import random
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -8,10 +10,11 @@ import torch
 from tests.infer.small import CONFIGS, TOKENIZER, V, alone, generations, model, text, tokens
 from underhood.base.errors import ConfigError
 from underhood.infer.engine import Engine, EngineConfig, context_of
-from underhood.infer.generation import Generation
+from underhood.infer.generation import Choice, Generation
+from underhood.infer.lookup import Lookup
 from underhood.infer.request import QueueFull, RequestRefused
 from underhood.infer.sample import SampleConfig
-from underhood.nn.gpt import build_gpt
+from underhood.nn.gpt import GPT, build_gpt
 from underhood.nn.llama import llama
 from underhood.nn.rope import RopeConfig
 
@@ -41,10 +44,101 @@ def test_each_request_gets_what_it_gets_alone(name: str) -> None:
     require_nothing_held(engine)
 
 
-def survive(count: int) -> None:
+class Knows(Lookup):
+    """Guesses what will be written, wrongly one time in four."""
+
+    def __init__(self, whole: list[int]) -> None:
+        self.whole, self.draw = whole, random.Random(len(whole))
+
+    def guesses(self, text: Sequence[int], count: int) -> list[int]:
+        return [t if self.draw.random() < 0.75 else (t + 1) % V for t in self.whole[len(text) : len(text) + count]]
+
+
+def with_guesses(made: GPT, asked: list[Generation], config: EngineConfig) -> tuple[Engine, list[Choice]]:
+    engine = Engine(made, TOKENIZER, config)
+    choices = [engine.submit(a)[0] for a in asked]
+    for choice, a in zip(choices, asked, strict=True):
+        choice.lookup = Knows([*a.prompt, *alone(made, a)])
+    return engine, choices
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_guesses_change_nothing_but_the_number_of_steps(name: str) -> None:
+    made, steps = model(name), []
+    asked = generations(14)
+    for guesses in (0, 5):
+        engine, choices = with_guesses(made, asked, dataclasses.replace(TIGHT, n_blocks=48, guesses=guesses))
+        steps.append(0)
+        while engine.busy:
+            engine.step()
+            steps[-1] += 1
+        assert [tokens(c) for c in choices] == [alone(made, a) for a in asked]
+        require_nothing_held(engine)
+    counts = engine.scheduler.batch.counts
+    assert 20 < counts.right < counts.guessed
+    assert counts.generated == sum(len(tokens(c)) for c in choices)
+    assert steps[1] < steps[0]
+
+
+def test_a_text_in_a_loop_comes_in_a_fraction_of_the_steps() -> None:
+    engine = Engine(model(), TOKENIZER, EngineConfig(guesses=4))
+    choice = engine.submit(Generation(prompt=(1, 2), sample=SampleConfig(temperature=0, max_tokens=40), logit_bias={77: 100.0}))[0]
+    steps = 0
+    while engine.busy:
+        engine.step()
+        steps += 1
+    assert tokens(choice) == [77] * 40
+    assert steps == 11  # the prompt and one of the loop; three until two have followed two alike; then five a step
+
+
+def test_an_answer_ends_inside_its_guesses() -> None:
+    made = model()
+    asked = Generation(prompt=(65, 66, 67) * 10, sample=SampleConfig(temperature=0, max_tokens=30))
+    whole = alone(made, asked)
+    for end in sorted(set(whole), key=whole.index):
+        engine = Engine(made, TOKENIZER, EngineConfig(guesses=5))
+        choice = engine.submit(dataclasses.replace(asked, sample=dataclasses.replace(asked.sample, end_ids=(end,))))[0]
+        drain(engine)
+        assert (choice.finish, tokens(choice)) == ("stop", whole[: whole.index(end)])
+        require_nothing_held(engine)
+
+
+def test_nothing_is_guessed_where_a_token_hangs_on_those_before() -> None:
+    made = model()
+    for change in ({"presence_penalty": 1.0}, {"frequency_penalty": 1.0}, {"sample": SampleConfig(temperature=0, max_tokens=30, repetition_penalty=1.3)}):
+        asked = dataclasses.replace(Generation(prompt=(65, 66, 67) * 10, sample=SampleConfig(temperature=0, max_tokens=30)), **change)  # type: ignore[arg-type]
+        found = []
+        for guesses in (0, 5):
+            engine = Engine(made, TOKENIZER, EngineConfig(guesses=guesses))
+            found.append(engine.submit(asked)[0])
+            drain(engine)
+        assert tokens(found[0]) == tokens(found[1])
+        assert engine.scheduler.batch.counts.guessed == 0
+
+
+def test_a_wide_step_carries_no_guesses() -> None:
+    loops = Generation(prompt=(1, 2), sample=SampleConfig(temperature=0, max_tokens=20), logit_bias={77: 100.0})
+    for running, guessed in ((3, True), (8, False)):
+        engine = Engine(model(), TOKENIZER, EngineConfig(guesses=4, compiled_up_to=8))
+        for _ in range(running):
+            engine.submit(loops)
+        drain(engine)
+        assert (engine.scheduler.batch.counts.guessed > 0) == guessed
+
+
+def test_guesses_take_no_block_that_another_needs() -> None:
+    made = model()
+    asked = generations(14)
+    engine, choices = with_guesses(made, asked, dataclasses.replace(TIGHT, guesses=5))
+    drain(engine)
+    assert [tokens(c) for c in choices] == [alone(made, a) for a in asked]
+    require_nothing_held(engine)
+
+
+def survive(count: int, guesses: int = 0) -> None:
     """Random requests under random cancellation: those that are left get what they get alone."""
     made, draw = model(), random.Random(1)
-    engine = Engine(made, TOKENIZER, TIGHT)
+    engine = Engine(made, TOKENIZER, dataclasses.replace(TIGHT, guesses=guesses))
     waiting, choices = generations(count, seed=2, most=16), []
     asked = list(waiting)
     while waiting or engine.busy:
@@ -61,13 +155,15 @@ def survive(count: int) -> None:
     require_nothing_held(engine)
 
 
-def test_survivors_get_what_they_get_alone() -> None:
-    survive(60)
+@pytest.mark.parametrize("guesses", [0, 5])
+def test_survivors_get_what_they_get_alone(guesses: int) -> None:
+    survive(60, guesses)
 
 
 @pytest.mark.slow
-def test_a_thousand_requests() -> None:
-    survive(1000)
+@pytest.mark.parametrize("guesses", [0, 5])
+def test_a_thousand_requests(guesses: int) -> None:
+    survive(1000, guesses)
 
 
 def test_the_choices_of_one_generation_share_the_prompt() -> None:

@@ -17,6 +17,8 @@ class Counts:
     cached: int = 0  # those of them that were found in blocks
     computed: int = 0
     generated: int = 0
+    guessed: int = 0  # tokens of drafts that were computed
+    right: int = 0  # those of them that were kept
     preempted: int = 0  # requests
 
 
@@ -81,6 +83,8 @@ class Batch:
         new, samples = tokens[: request.room], span.samples
         if bool(new) != (samples and request.room > 0):
             raise UnderhoodError(f"{len(new)} new tokens for a span to {span.end} of {len(request.tokens)} tokens")
+        self.counts.guessed += max(0, span.end - len(request.tokens))
+        self.counts.right += max(0, len(new) - 1)
         request.tokens += new
         request.draft = []
         request.computed = min(span.end, len(request.tokens) - 1)

@@ -3,6 +3,10 @@
 Each ``step`` asks the scheduler what to compute, runs the model once over a flat list of tokens of many texts, chooses each text's next token, and hands
 it on. A text's tokens depend neither on who shares the step nor on pre-emption: its keys lie in its own pages, its random numbers are its own, and
 ``batch_invariant`` makes even the bits of its logits its own.
+
+With ``guesses`` a step also computes what a text may go on with. Each place's token is chosen as ever, with that place's own random number; as long as it
+is the one that was guessed, the next place counts too. So the tokens are those that come without guesses, sampled ones too. For a guess that is sure of
+itself this is speculative decoding: it is kept with the probability that the model gives it (Leviathan et al. 2023, arXiv 2211.17192, algorithm 1).
 """
 
 import dataclasses
@@ -16,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from underhood.base.errors import ConfigError
-from underhood.infer.generation import LATE, NOT_FINITE, Choice, Generation, TokenInfo
+from underhood.infer.generation import LATE, NOT_FINITE, Choice, Generation
 from underhood.infer.paged import PagedCache, Reach, Step, hidden_of, read_pages
 from underhood.infer.pages import BlockPool, waste
 from underhood.infer.pick_rows import pick_rows
@@ -53,6 +57,7 @@ class EngineConfig:
     policy: str = "continuous"
     compiled_up_to: int = 16  # steps of at most so many tokens run in compiled kernels, where there are any; larger ones in torch's
     batch_invariant: bool = False  # all steps in compiled kernels: a text's bits are its own; long prompts take longer
+    guesses: int = 0  # tokens guessed for each text from what it repeats, in steps that stay at ``compiled_up_to`` tokens with them
 
     def blocks_for(self, model: GPT) -> int:
         """How many blocks there are, at most what every running text could fill."""
@@ -68,6 +73,8 @@ class Engine:
     """Not for several threads at once: whoever serves calls ``submit``, ``cancel`` and ``step`` in turn."""
 
     def __init__(self, model: GPT, tokenizer: Tokenizer, config: EngineConfig = EngineConfig(), *, compiled: Compiled | None = None) -> None:
+        if config.guesses < 0:
+            raise ConfigError(f"found {config.guesses}", where="guesses", expected="0 or more")
         if config.batch_invariant and compiled is None:
             raise ConfigError("torch's kernels add in an order that depends on the batch", where="batch_invariant", expected="compiled kernels: numba, float32")
         self.model, self.tokenizer, self.config, self.compiled = read_pages(model.eval()), tokenizer, config, compiled
@@ -111,17 +118,14 @@ class Engine:
     def step(self) -> int:
         """One step for everybody that fits; returns how many tokens were computed."""
         self._drop_late()
+        self._guess()
         plan = self.scheduler.step()
         if not plan.spans:
             return 0
         for span in plan.spans.values():
             self.cache.copy(span.copies)
         hidden = self._hidden(plan)
-        sampling, rows = _last_rows(plan)
-        infos: list[TokenInfo | None] = []
-        if sampling:
-            infos = pick_rows(self._logits(hidden[torch.tensor(rows)]), [self.choices[r] for r in sampling])
-        self._hand_on(plan, dict(zip(sampling, infos, strict=True)))
+        self._hand_on(plan, self._choose(hidden, _last_rows(plan)))
         return plan.n_tokens
 
     def statistics(self) -> dict[str, float]:
@@ -162,23 +166,46 @@ class Engine:
             return self.compiled.logits(np.ascontiguousarray(hidden.float().numpy()))
         return self.model.logits(hidden.to(self.model.head_weight.dtype)).float()
 
-    def _hand_on(self, plan: Plan, infos: dict[Request, TokenInfo | None]) -> None:
-        """Give each choice its token, end those that are done, and let the choices come that waited for a prompt."""
-        tokens: dict[Request, list[int]] = {}
-        over: list[Choice] = []
-        for request, info in infos.items():
+    def _guess(self) -> None:
+        """Let the texts that decode carry guesses, unless the step would grow wide, or take blocks that others need."""
+        decoding = [r for r in self.scheduler.batch.running if r.pending == 1]
+        each = min(self.config.guesses, self.config.compiled_up_to // max(1, len(decoding)) - 1)
+        if sum(self.pool.blocks_of(len(r.tokens) + each) - len(_table(r)) for r in decoding) > len(self.pool.free):
+            each = 0
+        for request in decoding:
             choice = self.choices[request]
-            tokens[request] = [info.id] if info else [0]
-            if info is None:
-                choice.end("error", NOT_FINITE)
-            if info is None or not choice.take(info):
-                over.append(choice)
+            request.draft = choice.lookup.guesses(request.tokens, each) if each > 0 and choice.asked.plain else []
+
+    def _choose(self, hidden: Float[Tensor, "N C"], rows: dict[Request, list[int]]) -> dict[Request, list[int]]:
+        """Each text's next tokens, handed on: one, and one more as long as the last was the guess. ``rows``: where a text's known end and guesses stand."""
+        chosen: dict[Request, list[int]] = {request: [] for request in rows}
+        if not rows:
+            return chosen
+        logits = self._logits(hidden[torch.tensor([row for own in rows.values() for row in own])])
+        going = dict(zip(rows, logits.split([len(own) for own in rows.values()]), strict=True))
+        while going:
+            places = [len(chosen[request]) for request in going]
+            infos = pick_rows(torch.stack([own[i] for own, i in zip(going.values(), places, strict=True)]), [self.choices[r] for r in going])
+            for request, place, info in zip(list(going), places, infos, strict=True):
+                choice = self.choices[request]
+                chosen[request].append(info.id if info else 0)
+                if info is None:
+                    choice.end("error", NOT_FINITE)
+                goes_on = info is not None and choice.take(info)
+                if not (goes_on and place + 1 < len(rows[request]) and request.draft[place] == chosen[request][place]):
+                    del going[request]
+        return chosen
+
+    def _hand_on(self, plan: Plan, tokens: dict[Request, list[int]]) -> None:
+        """Tell the scheduler what was written, end those that are done, and let the choices come that waited for a prompt."""
         done = self.scheduler.advance(plan, tokens)
-        for request in infos:
+        for request in tokens:
             self._release(request)
-        for choice in [*over, *(self.choices[r] for r in done if r in self.choices)]:
-            choice.end("length")  # nothing happens to those that have ended
-            self._leave(choice)
+        for request in {**tokens, **dict.fromkeys(done)}:
+            choice = self.choices.get(request)
+            if choice is not None and (choice.finish is not None or request in done):
+                choice.end("length")  # nothing happens to those that have ended
+                self._leave(choice)
 
     # ── coming and going ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -230,12 +257,11 @@ def _table(request: Request) -> list[int]:
     return request.table.blocks
 
 
-def _last_rows(plan: Plan) -> tuple[list[Request], list[int]]:
-    """The requests whose span reaches their last token, and the row of that token in the step."""
-    requests, rows, end = [], [], 0
+def _last_rows(plan: Plan) -> dict[Request, list[int]]:
+    """Of each request whose span reaches its last known token: the rows of that token and of the guesses after it in the step."""
+    rows, end = {}, 0
     for request, span in plan.spans.items():
         end += span.end - span.start
         if span.samples:
-            requests.append(request)
-            rows.append(end - 1)
-    return requests, rows
+            rows[request] = list(range(end - 1 - (span.end - len(request.tokens)), end))
+    return rows

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from underhood.base.errors import ConfigError
 from underhood.base.rng import stream_seed
+from underhood.infer.lookup import Lookup
 from underhood.infer.request import Request
 from underhood.infer.sample import SampleConfig
 from underhood.infer.stream import StopStrings, TextStream
@@ -52,6 +53,11 @@ class Generation:
     priority: float = 1.0
     deadline: float | None = None  # seconds of the engine's clock after which it is given up
 
+    @property
+    def plain(self) -> bool:
+        """Whether a token's distribution hangs on the tokens before it through the model alone, so that several may be judged in one pass."""
+        return self.guide is None and self.sample.repetition_penalty == 1 and not (self.presence_penalty or self.frequency_penalty)
+
     def __post_init__(self) -> None:
         if not 1 <= self.n <= MOST_CHOICES:
             raise ConfigError(f"found {self.n}", where="n", expected=f"1 … {MOST_CHOICES}")
@@ -92,6 +98,7 @@ class Choice:
         self.generator = torch.Generator().manual_seed(stream_seed(asked.seed, f"sample/{index}" if index else "sample"))
         self.text, self.stops = TextStream(tokenizer), StopStrings(asked.sample.stop)
         self.state = asked.guide.start if asked.guide else None
+        self.written, self.lookup = 0, Lookup()
         self.pieces: deque[Piece] = deque()
         self.finish: Finish | None = None
         self.on_piece: Callable[[Piece], None] = lambda piece: None  # called with each new piece
@@ -108,7 +115,8 @@ class Choice:
         if self.asked.guide:
             self.state = self.asked.guide.advance(self.state, info.id)
         text = self.stops.add(self.text.add(info.id))
-        last = len(self.request.generated) + 1 >= self.request.n_max
+        self.written += 1
+        last = self.written >= self.request.n_max
         if self.stops.found:
             self._put(Piece(text, (info,), "stop"))
         elif last:

@@ -16,6 +16,8 @@ COUNTS = {
     "cached": "tokens of them that were found in blocks",
     "computed": "tokens that went through the model",
     "generated": "tokens that were written",
+    "guessed": "tokens that were guessed",
+    "right": "guesses that were kept",
     "preempted": "requests that had to make way",
 }
 
