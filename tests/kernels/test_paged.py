@@ -74,7 +74,7 @@ def test_pages_may_hold_bfloat16(attend: Any) -> None:
     halves = [torch.from_numpy(pool).bfloat16().view(torch.uint16).numpy() for pool in (keys, values)]
     out = np.empty(q.shape, np.float32)
     attend(q.numpy(), *halves, table, np.array(LENGTHS), out, 0, 1)
-    np.testing.assert_array_equal(out, run(attend, q, requests))
+    np.testing.assert_allclose(out, run(attend, q, requests), rtol=0, atol=3e-7)  # compiled apart: softmax's sums may be grouped in another way
 
 
 def test_nan_comes_through(attend: Any) -> None:

@@ -13,8 +13,8 @@ import math
 import numpy as np
 from numba import prange
 
-from underhood.kernels.matvec import exp, normalise
-from underhood.kernels.simd import SUMS, compiled, inner, number
+from underhood.kernels.matvec import exp, normalise, products
+from underhood.kernels.simd import SUMS, add_rows, compiled, inner
 
 
 @compiled(parallel=True)
@@ -39,24 +39,22 @@ def paged_attend(q, keys, values, table, lengths, out, window, threads):
 def attend_group(q, keys, values, pages, length, out, window, row, group):
     """The heads of one row that share the keys of ``group``."""
     share, start = q.shape[1] // keys.shape[2], max(0, length - window) if window > 0 else 0
-    scores = np.empty(length - start, np.float32)
-    for head in range(group * share, (group + 1) * share):
-        score(q[row, head], keys, pages, group, start, scores)
-        softmax(scores)
-        mix(values, pages, group, start, scores, out[row, head])
+    first = group * share
+    scores = np.empty((share, length - start), np.float32)
+    score(q[row, first : first + share], keys, pages, group, start, scores)
+    for head in range(share):
+        softmax(scores[head])
+    mix(values, pages, group, start, scores, out[row, first : first + share])
 
 
-@inner(fastmath=SUMS)
+@inner()
 def score(q, keys, pages, group, start, scores):
-    """scores[j] = q · key of position start + j, / √D."""
-    block, scale = keys.shape[1], np.float32(1 / math.sqrt(q.shape[0]))
-    for page in range(start // block, (start + scores.shape[0] - 1) // block + 1):
-        first = max(start, page * block)
-        for position in range(first, min(start + scores.shape[0], (page + 1) * block)):
-            key, total = keys[pages[page], position - page * block, group], np.float32(0)
-            for d in range(q.shape[0]):
-                total += q[d] * number(key[d])
-            scores[position - start] = total * scale
+    """scores[h, j] = q[h] · key of position start + j, / √D."""
+    block, end = keys.shape[1], start + scores.shape[1]
+    for page in range(start // block, (end - 1) // block + 1):
+        first, last = max(start, page * block), min(end, (page + 1) * block)
+        products(q, keys[pages[page], :, group], scores[:, first - start :], first - page * block, last - page * block)
+    scores *= np.float32(1 / math.sqrt(q.shape[1]))
 
 
 @inner(fastmath=SUMS)
@@ -72,17 +70,15 @@ def softmax(scores):
         scores[j] /= total
 
 
-@inner(fastmath={"contract"})
+@inner()
 def mix(values, pages, group, start, weights, out):
-    """out = Σ weights[j] · value of position start + j, in order."""
-    block = values.shape[1]
+    """out[h] = Σ weights[h, j] · value of position start + j, in order."""
+    block, end = values.shape[1], start + weights.shape[1]
     out[:] = 0
-    for page in range(start // block, (start + weights.shape[0] - 1) // block + 1):
-        first = max(start, page * block)
-        for position in range(first, min(start + weights.shape[0], (page + 1) * block)):
-            value, weight = values[pages[page], position - page * block, group], weights[position - start]
-            for d in range(out.shape[0]):
-                out[d] += weight * number(value[d])
+    for page in range(start // block, (end - 1) // block + 1):
+        first, last = max(start, page * block), min(end, (page + 1) * block)
+        for head in range(out.shape[0]):
+            add_rows(weights, values[pages[page], :, group], out, head, first - start, first - page * block, last - page * block)
 
 
 @compiled()

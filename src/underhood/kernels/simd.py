@@ -21,6 +21,7 @@ from numba.extending import intrinsic
 LANES, LINE = 16, 64  # numbers in a vector: one AVX-512 register, two of AVX2, four of NEON; bytes that memory gives at once
 F32, I32, BYTE = ir.FloatType(), ir.IntType(32), ir.IntType(8).as_pointer()
 VECTOR, INTS = ir.VectorType(F32, LANES), ir.VectorType(I32, LANES)
+AT_ONCE = 4  # vectors that ``add_rows`` holds in registers
 STEPS = 2  # vectors a turn of the loop: one line of bfloat16, two of float32
 SUMS = {"reassoc", "contract", "nsz"}  # fastmath for other loops: sums may be regrouped, NaN and infinity stay
 
@@ -95,6 +96,38 @@ def tile(rows: int, outputs: int, ahead: int) -> Any:
     return sums
 
 
+@intrinsic
+def add_rows(typing, weights, matrix, out, row, column, first, last):
+    """out[row] += Σ weights[row, column + j - first] · matrix[j] for j from ``first`` to ``last`` - 1, added one after the other."""
+
+    def generate(context, builder, signature, arguments):
+        kinds, matrices, (row, column, first, last) = signature.args[:3], arguments[:3], arguments[3:]
+        weights, right, out = (Matrix(context, builder, kind, m) for kind, m in zip(kinds, matrices, strict=True))
+
+        def add(d, vectors, count=None):
+            places = [(plus(builder, d, n * LANES), builder.sub(count, d.type(n * LANES)) if count else None) for n in range(vectors)]
+            totals = [cgutils.alloca_once_value(builder, ir.Constant(VECTOR, None)) for _ in places]
+            for total, place in zip(totals, places, strict=True):
+                builder.store(out.load(row, *place), total)
+            with cgutils.for_range(builder, builder.sub(last, first)) as loop:
+                weight = builder.insert_element(ir.Constant(VECTOR, ir.Undefined), builder.load(weights.at(row, builder.add(column, loop.index))), I32(0))
+                weight = builder.shuffle_vector(weight, weight, ir.Constant(INTS, [0] * LANES))
+                for total, place in zip(totals, places, strict=True):
+                    builder.store(fma(builder, weight, right.load(builder.add(first, loop.index), *place), builder.load(total)), total)
+            for total, place in zip(totals, places, strict=True):
+                out.store(builder.load(total), row, *place)
+
+        width = AT_ONCE * LANES
+        whole = builder.and_(right.columns, right.columns.type(-width))
+        with cgutils.for_range_slice(builder, whole.type(0), whole, whole.type(width), whole.type) as (d, _):
+            add(d, AT_ONCE)
+        with cgutils.for_range_slice(builder, whole, right.columns, whole.type(LANES), whole.type) as (d, _):
+            add(d, 1, builder.sub(right.columns, d))
+        return context.get_dummy_value()
+
+    return types.void(weights, matrix, out, types.intp, types.intp, types.intp, types.intp), generate
+
+
 class Matrix:
     """A numba array of two axes as LLVM sees it."""
 
@@ -116,12 +149,23 @@ class Matrix:
         numbers = self.builder.load(start, align=self.size) if count is None else self._load_part(start, kind, count)
         return numbers if self.kind.dtype == types.float32 else widened(self.builder, numbers)
 
+    def store(self, numbers, row, column, count=None):
+        """Write sixteen numbers from ``column`` on, or the first ``count``; of a float32 array."""
+        start = self.builder.bitcast(self.at(row, column), VECTOR.as_pointer())
+        if count is None:
+            self.builder.store(numbers, start, align=self.size)
+        else:
+            call(self.builder, f"llvm.masked.store.v{LANES}f32.p0", ir.VoidType(), numbers, start, I32(self.size), self._first(count))
+
     def _load_part(self, start, kind, count):
+        name = f"llvm.masked.load.v{LANES}{kind.element.intrinsic_name}.p0"
+        return call(self.builder, name, kind, start, I32(self.size), self._first(count), ir.Constant(kind, None))
+
+    def _first(self, count):
+        """A mask of the first ``count`` lanes."""
         count = self.builder.insert_element(ir.Constant(INTS, ir.Undefined), self.builder.trunc(count, I32), I32(0))
         count = self.builder.shuffle_vector(count, count, ir.Constant(INTS, [0] * LANES))
-        mask = self.builder.icmp_signed("<", ir.Constant(INTS, list(range(LANES))), count)
-        name = f"llvm.masked.load.v{LANES}{kind.element.intrinsic_name}.p0"
-        return call(self.builder, name, kind, start, I32(self.size), mask, ir.Constant(kind, None))
+        return self.builder.icmp_signed("<", ir.Constant(INTS, list(range(LANES))), count)
 
     def prefetch(self, row, column, near):
         """Ask for the memory there, which need not exist: data to read, into the nearest cache or the second."""
@@ -157,15 +201,3 @@ def add_lanes(builder, numbers):
         lower, upper = (builder.shuffle_vector(numbers, numbers, ir.Constant(at, list(range(start, start + half)))) for start in (0, half))
         numbers, half = builder.fadd(lower, upper), half // 2
     return builder.extract_element(numbers, I32(0))
-
-
-@intrinsic
-def number(typing, value):
-    """One element of a matrix as float32."""
-
-    def generate(context, builder, signature, arguments):
-        if signature.args[0] == types.float32:
-            return arguments[0]
-        return builder.bitcast(builder.shl(builder.zext(arguments[0], I32), I32(16)), F32)
-
-    return types.float32(value), generate
