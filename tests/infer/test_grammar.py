@@ -104,6 +104,58 @@ def test_a_rule_that_is_itself_has_no_text() -> None:
     assert language(Automaton(both)) == ["x"]
 
 
+def chain(g: Grammar, links: int) -> Item:
+    """Rules of which each stands for the next, the last for one letter; each is made before what it stands for."""
+    rules = [g.rule() for _ in range(links)]
+    for rule, following in zip(rules, [*rules[1:], g.text("x")], strict=True):
+        rule.body = g.seq(following, g.text("y"))
+    return rules[0]
+
+
+def test_settling_measures_each_item_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chain of references used to gain one link a pass over all items."""
+    counts = []
+    for links in (40, 400):
+        g, counted = Grammar(), [0]
+        root = chain(g, links)
+        for kind in (grammar.Words, grammar.Seq, grammar.Rule):
+
+            def measure(item: Item, plain: Any = kind.measure) -> float:
+                counted[0] += 1
+                return float(plain(item))
+
+            monkeypatch.setattr(kind, "measure", measure)
+        g.settle()
+        monkeypatch.undo()
+        assert root.least == links + 1
+        assert counted[0] <= len(g.items)
+        counts.append(counted[0])
+    assert counts[1] < 11 * counts[0]
+
+
+PARTS = st.lists(st.tuples(st.sampled_from(["seq", "alt", "repeat", "word"]), st.lists(st.integers(0, 11), max_size=3), st.integers(0, 3)), max_size=12)
+
+
+@given(PARTS)
+def test_settling_finds_the_least_solution(parts: list[tuple[str, list[int], int]]) -> None:
+    """As measuring all of them over and over until nothing changes does, in any grammar whose rules stand inside each other."""
+    g = Grammar()
+    rules = [g.rule() for _ in range(12)]
+    for rule, (kind, inner, number) in zip(rules, parts, strict=False):
+        held = [rules[k] for k in inner]
+        first = held[0] if held else g.text("a")
+        made = {"seq": lambda: g.seq(*held), "alt": lambda: g.alt(*held), "repeat": lambda: g.repeat(first, number, 2), "word": lambda: g.text("a" * number)}
+        rule.body = made[kind]()
+    g.settle()
+    found = [item.least for item in g.items]
+    for item in g.items:
+        item.least = math.inf
+    for _ in g.items:
+        for item in g.items:
+            item.least = item.measure()
+    assert found == [item.least for item in g.items]
+
+
 def test_states_of_one_meaning_are_equal() -> None:
     """Otherwise nothing could be kept: after ``[1,`` and after ``[12,`` the same may follow."""
     g = Grammar()

@@ -10,9 +10,11 @@ that cannot be finished are never entered. Nesting and the number of readings ar
 """
 
 import abc
+import heapq
+import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from underhood.base.errors import UserError
 
@@ -37,6 +39,16 @@ class Item(abc.ABC):
     @abc.abstractmethod
     def measure(self) -> float:
         """``least``, from what the items inside say now."""
+
+    @property
+    def inside(self) -> "Sequence[Item]":
+        """The items that ``least`` hangs on."""
+        return ()
+
+    @property
+    def needed(self) -> int:
+        """How many of those must be known, the least ones first, until ``least`` is."""
+        return len(self.inside)
 
 
 class Bytes(Item):
@@ -87,6 +99,10 @@ class Seq(Item):
         super().__init__()
         self.parts = tuple(parts)
 
+    @property
+    def inside(self) -> Sequence[Item]:
+        return self.parts
+
     def measure(self) -> float:
         return sum(part.least for part in self.parts)
 
@@ -100,6 +116,14 @@ class Alt(Item):
         super().__init__()
         self.options = tuple(options)
 
+    @property
+    def inside(self) -> Sequence[Item]:
+        return self.options
+
+    @property
+    def needed(self) -> int:
+        return 1
+
     def measure(self) -> float:
         return min((option.least for option in self.options), default=math.inf)
 
@@ -112,6 +136,10 @@ class Repeat(Item):
     def __init__(self, part: Item, low: int, high: int | None) -> None:
         super().__init__()
         self.part, self.low, self.high = part, low, high
+
+    @property
+    def inside(self) -> Sequence[Item]:
+        return (self.part,) if self.low else ()
 
     def measure(self) -> float:
         if self.high is not None and self.high < self.low:
@@ -127,6 +155,10 @@ class Rule(Item):
     def __init__(self) -> None:
         super().__init__()
         self.body: Item | None = None
+
+    @property
+    def inside(self) -> Sequence[Item]:
+        return () if self.body is None else (self.body,)
 
     def measure(self) -> float:
         return math.inf if self.body is None else self.body.least
@@ -184,14 +216,25 @@ class Grammar:
         return rule
 
     def settle(self) -> None:
-        """Measure all items until nothing changes: rules may stand inside themselves."""
-        changed = True
-        while changed:
-            changed = False
-            for item in self.items:
-                least = item.measure()
-                changed |= least != item.least
-                item.least = least
+        """Measure all items, each once, the least ones first (Knuth 1977): rules may stand inside themselves."""
+        around: defaultdict[Item, list[Item]] = defaultdict(list)
+        missing = {item: item.needed for item in self.items}
+        for item in self.items:
+            item.least = math.inf
+            for part in item.inside:
+                around[part].append(item)
+        numbers = itertools.count()  # of equal ones the first found goes first
+        found = [(item.measure(), next(numbers), item) for item in self.items if not missing[item]]
+        heapq.heapify(found)
+        while found:
+            least, _, item = heapq.heappop(found)
+            if least == math.inf:
+                break
+            item.least = least
+            for outer in around[item]:
+                missing[outer] -= 1
+                if missing[outer] == 0:
+                    heapq.heappush(found, (outer.measure(), next(numbers), outer))
 
     def _can_write(self, word: bytes) -> bool:
         if self.writable.issuperset(word):
