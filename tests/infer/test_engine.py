@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from torch import Tensor
 
 from tests.infer.small import CONFIGS, TOKENIZER, V, alone, generations, model, text, tokens
-from underhood.base.errors import ConfigError
-from underhood.infer.engine import Engine, EngineConfig, context_of
+from underhood.base.errors import ConfigError, UnderhoodError
+from underhood.infer.engine import Compiled, Engine, EngineConfig, context_of
 from underhood.infer.generation import Choice, Generation
 from underhood.infer.lookup import Lookup
-from underhood.infer.request import QueueFull, RequestRefused
+from underhood.infer.request import QueueFull, Request, RequestRefused
 from underhood.infer.sample import SampleConfig
 from underhood.nn.gpt import GPT, build_gpt
 from underhood.nn.llama import llama
@@ -54,8 +55,8 @@ class Knows(Lookup):
         return [t if self.draw.random() < 0.75 else (t + 1) % V for t in self.whole[len(text) : len(text) + count]]
 
 
-def with_guesses(made: GPT, asked: list[Generation], config: EngineConfig) -> tuple[Engine, list[Choice]]:
-    engine = Engine(made, TOKENIZER, config)
+def with_guesses(made: GPT, asked: list[Generation], config: EngineConfig, compiled: Compiled | None = None) -> tuple[Engine, list[Choice]]:
+    engine = Engine(made, TOKENIZER, config, compiled=compiled)
     choices = [engine.submit(a)[0] for a in asked]
     for choice, a in zip(choices, asked, strict=True):
         choice.lookup = Knows([*a.prompt, *alone(made, a)])
@@ -99,7 +100,7 @@ def test_an_answer_ends_inside_its_guesses() -> None:
         engine = Engine(made, TOKENIZER, EngineConfig(guesses=5))
         choice = engine.submit(dataclasses.replace(asked, sample=dataclasses.replace(asked.sample, end_ids=(end,))))[0]
         drain(engine)
-        assert (choice.finish, tokens(choice)) == ("stop", whole[: whole.index(end)])
+        assert (choice.finish, tokens(choice)) == ("stop", whole[: whole.index(end) + 1])
         require_nothing_held(engine)
 
 
@@ -207,7 +208,9 @@ def test_stop_strings_and_end_tokens() -> None:
     letters = [i for i, t in enumerate(whole) if 32 <= t < 127]
     stop = engine.submit(Generation(prompt=asked.prompt, sample=SampleConfig(temperature=0, max_tokens=30, stop=(TOKENIZER.decode([whole[letters[1]]]),))))[0]
     drain(engine)
-    assert (end.finish, tokens(end)) == ("stop", whole[: whole.index(whole[4])])
+    assert (end.finish, tokens(end)) == ("stop", whole[: whole.index(whole[4]) + 1])
+    assert text(end) == TOKENIZER.decode(whole[: whole.index(whole[4])])
+    assert [info.ends for piece in end.pieces for info in piece.tokens][-2:] == [False, True]
     assert stop.finish == "stop"
     assert TOKENIZER.decode([whole[letters[1]]]) not in text(stop)
     require_nothing_held(engine)
@@ -265,6 +268,62 @@ def test_a_number_that_is_none_never_becomes_a_token() -> None:
     assert (bad.finish, tokens(bad)) == ("error", [])
     assert "not finite" in bad.pieces[-1].error
     assert tokens(good) == expected
+    require_nothing_held(engine)
+
+
+@pytest.mark.parametrize("temperature", [1e-39, 1e-300, 1e-6])
+def test_a_temperature_near_zero_is_zero(temperature: float) -> None:
+    made, found = model(), []
+    for t in (0.0, temperature):
+        engine = Engine(made, TOKENIZER)
+        found.append(engine.submit(Generation(prompt=(1, 2, 3), sample=SampleConfig(temperature=t, max_tokens=12)))[0])
+        drain(engine)
+    assert tokens(found[0]) == tokens(found[1])
+
+
+class Refuses:
+    """A guide that allows nothing after the second token, or fails there."""
+
+    start = 0
+
+    def __init__(self, fails: bool) -> None:
+        self.fails = fails
+
+    def allowed(self, state: int, budget: int | None = None) -> Tensor:
+        return torch.full((V,), self.fails or state < 2)
+
+    def advance(self, state: int, token: int) -> int:
+        if state == 2:
+            raise UnderhoodError("the grammar has no such place")
+        return state + 1
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_what_fails_in_one_answer_ends_that_answer_alone(fails: bool) -> None:
+    made = model()
+    engine, asked = Engine(made, TOKENIZER), generations(1)[0]
+    bad = engine.submit(Generation(prompt=(1, 2), sample=SampleConfig(max_tokens=9), guide=Refuses(fails)))[0]
+    good = engine.submit(asked)[0]
+    drain(engine)
+    assert (bad.finish, len(tokens(bad))) == ("error", 2)
+    assert tokens(good) == alone(made, asked)
+    require_nothing_held(engine)
+
+
+def test_a_full_queue_never_stops_choices_that_were_let_in() -> None:
+    """Their places were counted when they came; who is pushed out meanwhile may fill the queue beyond its end."""
+    engine = Engine(model(), TOKENIZER, EngineConfig(n_blocks=16, block_size=4, max_running=2, tokens_per_step=64, max_waiting=4))
+    sample = SampleConfig(max_tokens=20)
+    first = engine.submit(Generation(prompt=tuple(range(20)), sample=sample))
+    engine.step()
+    several = engine.submit(Generation(prompt=tuple(range(50, 58)), n=4, sample=sample))
+    for place in range(4):  # as if those who were pushed out had filled the queue
+        engine.scheduler.add(Request([1, 2, place], 5), reserved=True)
+    for request in list(engine.scheduler.batch.queue.lines[""])[-4:]:
+        engine.choices[request] = Choice(Generation(prompt=tuple(request.tokens), sample=SampleConfig(max_tokens=5)), 0, TOKENIZER)
+        engine.choices[request].request = request
+    drain(engine)
+    assert {c.finish for c in [*first, *several]} == {"length"}
     require_nothing_held(engine)
 
 

@@ -30,12 +30,12 @@ class Batch:
         self.running: list[Request] = []  # in the order of arrival
         self.arrivals = 0
 
-    def add(self, request: Request) -> None:
-        """Let a request wait. Raises ``RequestRefused`` for one that can never run and ``QueueFull``."""
+    def add(self, request: Request, *, reserved: bool = False) -> None:
+        """Let a request wait. Raises ``RequestRefused`` for one that can never run and, unless its place was ``reserved``, ``QueueFull``."""
         if request.arrival is not None:
             raise UnderhoodError("a request is added twice")
         refuse_impossible(request, self.config, self.pool)
-        if len(self.queue) >= self.config.max_waiting:
+        if len(self.queue) >= self.config.max_waiting and not reserved:
             raise QueueFull(f"{len(self.queue)} requests wait already", expected=f"at most {self.config.max_waiting}", remedy="Try again later.")
         request.arrival = self.arrivals
         self.arrivals += 1

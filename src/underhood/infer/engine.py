@@ -12,16 +12,16 @@ itself this is speculative decoding: it is kept with the probability that the mo
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from underhood.base.errors import ConfigError
-from underhood.infer.generation import LATE, NOT_FINITE, Choice, Generation
-from underhood.infer.paged import PagedCache, Reach, Step, hidden_of, read_pages
+from underhood.base.errors import ConfigError, UnderhoodError
+from underhood.infer.generation import LATE, NOT_FINITE, Choice, Generation, TokenInfo
+from underhood.infer.paged import PagedCache, Reach, Step, hidden_of, padded, read_pages, with_singles
 from underhood.infer.pages import BlockPool, waste
 from underhood.infer.pick_rows import pick_rows
 from underhood.infer.request import Plan, QueueFull, Request, RequestRefused, SchedulerConfig
@@ -36,11 +36,16 @@ BYTES = 4  # of a number in the pages
 class Compiled(Protocol):
     """What the engine uses of ``underhood.kernels.decode.CompiledDecoder``."""
 
+    dtype: Literal["float32", "bfloat16"]
+
     def hidden(self, tokens: Array, at: Array, table: Array, pools: Sequence[tuple[Array, Array]]) -> Array:
         """The residual stream after the final norm, (N C)."""
 
     def logits(self, hidden: Array) -> Tensor:
         """(N V)."""
+
+    def attend(self, q: Array, keys: Array, values: Array, table: Array, lengths: Array, window: int) -> Array:
+        """Single tokens' attention over pages, (N H D)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,8 +60,8 @@ class EngineConfig:
     max_waiting: int = 256
     share_prefixes: bool = True  # a prompt that begins as another did finds what was computed
     policy: str = "continuous"
-    compiled_up_to: int = 16  # steps of at most so many tokens run in compiled kernels, where there are any; larger ones in torch's
-    batch_invariant: bool = False  # all steps in compiled kernels: a text's bits are its own; long prompts take longer
+    compiled_up_to: int = 16  # steps of at most so many tokens run in compiled kernels, where there are any; of larger ones the matrices run in torch's
+    batch_invariant: bool = False  # all steps in compiled kernels, as always in bfloat16: a text's bits are its own; long prompts take longer
     guesses: int = 0  # tokens guessed for each text from what it repeats, in steps that stay at ``compiled_up_to`` tokens with them
 
     def blocks_for(self, model: GPT) -> int:
@@ -86,6 +91,8 @@ class Engine:
         self.later: dict[Request, list[Choice]] = {}  # choices that wait for the first of their generation to have computed the prompt
         self.clock: Callable[[], float] = time.monotonic
         self._unshared = 0
+        # In bfloat16 torch's kernels round activations too, which the compiled ones do not: who shares a step would decide how well it is computed.
+        self._always = compiled is not None and (config.batch_invariant or compiled.dtype == "bfloat16")
 
     def submit(self, asked: Generation) -> list[Choice]:
         """Let a generation wait; its ``n`` choices fill with pieces as steps go by. Raises ``RequestRefused`` and ``QueueFull``."""
@@ -138,32 +145,33 @@ class Engine:
 
     # ── inside a step ─────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _quick(self, n_tokens: int) -> Compiled | None:
+        """The compiled kernels, for a step of so many tokens that runs in them."""
+        return self.compiled if self._always or n_tokens <= self.config.compiled_up_to else None
+
     def _hidden(self, plan: Plan) -> Float[Tensor, "N C"]:
         """The residual stream of every token of the plan, by the kernels that its size asks for."""
         spans = list(plan.spans.values())
         ids = torch.tensor([t for span in spans for t in span.tokens])
         at = torch.cat([torch.arange(span.start, span.end) for span in spans])
-        if self.compiled is not None and (self.config.batch_invariant or len(ids) <= self.config.compiled_up_to):
-            return self._compiled_hidden(self.compiled, plan, ids, at)
+        quick = self._quick(len(ids))
+        if quick is not None:
+            table = padded([_table(span.request) for span in spans for _ in range(span.start, span.end)])
+            pools = [(k.numpy(), v.numpy()) for k, v in self.cache.pools]
+            return torch.from_numpy(quick.hidden(ids.numpy(), at.numpy(), table, pools))
         slots = torch.tensor([slot for span in spans for slot in span.slots])
         reaches, begin = [], 0
         for span in spans:
             end = begin + span.end - span.start
             reaches.append(Reach(begin, end, torch.tensor(_table(span.request)), span.end))
             begin = end
-        return hidden_of(self.model, self.cache, Step(ids, at, slots, reaches))
-
-    def _compiled_hidden(self, compiled: Compiled, plan: Plan, ids: Tensor, at: Tensor) -> Float[Tensor, "N C"]:
-        tables = [_table(span.request) for span in plan.spans.values() for _ in range(span.start, span.end)]
-        padded = np.zeros((len(tables), max(map(len, tables))), dtype=np.int64)
-        for row, table in zip(padded, tables, strict=True):
-            row[: len(table)] = table
-        pools = [(k.numpy(), v.numpy()) for k, v in self.cache.pools]
-        return torch.from_numpy(compiled.hidden(ids.numpy(), at.numpy(), padded, pools))
+        step = Step(ids, at, slots, reaches)
+        return hidden_of(self.model, self.cache, step if self.compiled is None else with_singles(step, self.compiled.attend))
 
     def _logits(self, hidden: Float[Tensor, "B C"]) -> Float[Tensor, "B V"]:
-        if self.compiled is not None and (self.config.batch_invariant or len(hidden) <= self.config.compiled_up_to):
-            return self.compiled.logits(np.ascontiguousarray(hidden.float().numpy()))
+        quick = self._quick(len(hidden))
+        if quick is not None:
+            return quick.logits(np.ascontiguousarray(hidden.float().numpy()))
         return self.model.logits(hidden.to(self.model.head_weight.dtype)).float()
 
     def _guess(self) -> None:
@@ -182,7 +190,7 @@ class Engine:
         if not rows:
             return chosen
         logits = self._logits(hidden[torch.tensor([row for own in rows.values() for row in own])])
-        going = dict(zip(rows, logits.split([len(own) for own in rows.values()]), strict=True))
+        going = dict(zip(rows, torch.split(logits, [len(own) for own in rows.values()]), strict=True))
         while going:
             places = [len(chosen[request]) for request in going]
             infos = pick_rows(torch.stack([own[i] for own, i in zip(going.values(), places, strict=True)]), [self.choices[r] for r in going])
@@ -191,7 +199,7 @@ class Engine:
                 chosen[request].append(info.id if info else 0)
                 if info is None:
                     choice.end("error", NOT_FINITE)
-                goes_on = info is not None and choice.take(info)
+                goes_on = info is not None and _taken(choice, info)
                 if not (goes_on and place + 1 < len(rows[request]) and request.draft[place] == chosen[request][place]):
                     del going[request]
         return chosen
@@ -216,11 +224,11 @@ class Engine:
             if not 0 <= token < V:
                 raise RequestRefused(f"token {token}", expected=f"ids from 0 to {V - 1}")
 
-    def _enter(self, choice: Choice) -> None:
+    def _enter(self, choice: Choice, *, reserved: bool = False) -> None:
         if not self.config.share_prefixes:
             self._unshared += 1
             choice.request.salt = f"alone/{self._unshared}"
-        self.scheduler.add(choice.request)
+        self.scheduler.add(choice.request, reserved=reserved)
         self.choices[choice.request] = choice
         if choice.request.n_max == 0:
             choice.end("length")
@@ -229,7 +237,7 @@ class Engine:
     def _release(self, first: Request) -> None:
         """The prompt is computed: the other choices of its generation may come, and find it in the pages."""
         for choice in self.later.pop(first, []):
-            self._enter(choice)
+            self._enter(choice, reserved=True)  # ``submit`` counted it
 
     def _leave(self, choice: Choice) -> None:
         self.scheduler.cancel(choice.request)
@@ -255,6 +263,15 @@ def context_of(model: GPT) -> int:
 def _table(request: Request) -> list[int]:
     assert request.table is not None
     return request.table.blocks
+
+
+def _taken(choice: Choice, info: TokenInfo) -> bool:
+    """``choice.take``; what fails in one answer ends that answer."""
+    try:
+        return choice.take(info)
+    except UnderhoodError as error:
+        choice.end("error", str(error))
+        return False
 
 
 def _last_rows(plan: Plan) -> dict[Request, list[int]]:

@@ -77,6 +77,7 @@ class TokenInfo:
     id: int
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
+    ends: bool = False  # it is a token that ends the answer, and no part of its text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +111,7 @@ class Choice:
     def take(self, info: TokenInfo) -> bool:
         """Take in the next token; returns whether the answer goes on."""
         if info.id in self.asked.sample.end_ids:
-            self.end("stop")
+            self._put(Piece(self._rest(), (dataclasses.replace(info, ends=True),), "stop"))
             return False
         if self.asked.guide:
             self.state = self.asked.guide.advance(self.state, info.id)

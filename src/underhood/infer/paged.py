@@ -5,9 +5,10 @@ asked otherwise. A ``Step`` is what one forward pass computes: a flat list of to
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -18,6 +19,8 @@ from underhood.nn.attention import Mixed, plain, sdpa
 from underhood.nn.dropout import Dropout
 from underhood.nn.gpt import GPT, GPTConfig
 from underhood.nn.grouped import share_heads, window_mask
+
+Array = np.ndarray[Any, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +34,19 @@ class Reach:
 
 
 @dataclasses.dataclass(frozen=True)
+class Singles:
+    """Reaches of one token each, which one call computes for all: rows of the step, the block of each page of each row, and how long each text is.
+
+    ``attend(q, keys, values, table, lengths, window)`` is a compiled kernel: q (R, H, D) → (R, H, D), keys and values the layer's pool, window 0 for none.
+    """
+
+    rows: Int[Tensor, "R"]
+    table: Array
+    lengths: Array
+    attend: Callable[[Array, Array, Array, Array, Array, int], Array]
+
+
+@dataclasses.dataclass(frozen=True)
 class Step:
     """What one forward pass computes: N tokens, where each stands in its text, the slot of its key and value, and whose it is."""
 
@@ -38,6 +54,25 @@ class Step:
     at: Int[Tensor, "N"]
     slots: Int[Tensor, "N"]
     reaches: Sequence[Reach]
+    singles: Singles | None = None  # the tokens that are in no reach
+
+
+def with_singles(step: Step, attend: Callable[[Array, Array, Array, Array, Array, int], Array]) -> Step:
+    """The same step, in which ``attend`` computes the reaches of one token."""
+    alone = [r for r in step.reaches if r.end - r.begin == 1]
+    if not alone:
+        return step
+    table, lengths = padded([r.blocks.tolist() for r in alone]), np.array([r.length for r in alone], dtype=np.int64)
+    singles = Singles(torch.tensor([r.begin for r in alone]), table, lengths, attend)
+    return dataclasses.replace(step, reaches=[r for r in step.reaches if r.end - r.begin > 1], singles=singles)
+
+
+def padded(tables: Sequence[Sequence[int]]) -> Array:
+    """Lists of blocks as rows of one int64 array, filled with block 0."""
+    rows = np.zeros((len(tables), max(map(len, tables))), dtype=np.int64)
+    for row, table in zip(rows, tables, strict=True):
+        row[: len(table)] = table
+    return rows
 
 
 class PagedCache:
@@ -75,7 +110,14 @@ class PagedLayer:
 
     def attend(self, q: Float[Tensor, "1 H N D"], dropout: Dropout, *, readable: bool) -> Float[Tensor, "1 H N D"]:
         """Each query's mixture of the values of its own text, up to itself."""
-        return torch.cat([self._mixed(q[:, :, r.begin : r.end], r, dropout, readable) for r in self.step.reaches], dim=2)
+        out, singles = torch.empty_like(q), self.step.singles
+        for r in self.step.reaches:
+            out[:, :, r.begin : r.end] = self._mixed(q[:, :, r.begin : r.end], r, dropout, readable)
+        if singles is not None:
+            rows = q[0, :, singles.rows].transpose(0, 1).contiguous().numpy()
+            mixed = singles.attend(rows, self.keys.numpy(), self.values.numpy(), singles.table, singles.lengths, self.window or 0)
+            out[0, :, singles.rows] = torch.from_numpy(mixed).transpose(0, 1)
+        return out
 
     def _mixed(self, q: Tensor, reach: Reach, dropout: Dropout, readable: bool) -> Tensor:
         k, v = (share_heads(self._of(pool, reach).to(q.dtype), q.shape[1]) for pool in (self.keys, self.values))

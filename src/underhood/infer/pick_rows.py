@@ -12,19 +12,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from underhood.infer.filters import penalise_repeats
 from underhood.infer.generation import Choice, TokenInfo
 from underhood.infer.sample import SampleConfig, pick
 
 
 def pick_rows(logits: Float[Tensor, "B V"], choices: Sequence[Choice]) -> list[TokenInfo | None]:
-    """Each row's token with what was asked to be told of it; None for a row with a NaN or an infinity, which must never become a token."""
+    """Each row's token with what was asked to be told of it.
+
+    None for a row with a NaN or an infinity, and for one in which nothing is allowed: neither must become a token.
+    """
     finite = torch.isfinite(logits).all(dim=-1).tolist()
-    rows = [i for i, fine in enumerate(finite) if fine]
+    shaped = {i: shape(logits[i], choices[i]) for i, fine in enumerate(finite) if fine}
+    shaped = {i: row for i, row in shaped.items() if float(row.max()) > -math.inf}
     chosen: dict[int, int] = {}
-    for config, members in _alike(rows, choices).items():
-        shaped = torch.stack([shape(logits[i], choices[i]) for i in members])
+    for config, members in _alike(list(shaped), choices).items():
         uniform = torch.tensor([choices[i].uniform() for i in members], dtype=torch.float64)
-        chosen |= dict(zip(members, pick(shaped, torch.empty(len(members), 0, dtype=torch.long), config, uniform).tolist(), strict=True))
+        rows, nothing = torch.stack([shaped[i] for i in members]), torch.empty(len(members), 0, dtype=torch.long)
+        chosen |= dict(zip(members, pick(rows, nothing, config, uniform).tolist(), strict=True))
     return [info(logits[i], chosen[i], choices[i]) if i in chosen else None for i in range(len(choices))]
 
 
@@ -45,19 +50,13 @@ def shape(logits: Float[Tensor, "V"], choice: Choice) -> Float[Tensor, "V"]:
         for token, bias in asked.logit_bias.items():
             logits[token] += bias
     if asked.sample.repetition_penalty != 1:
-        logits = _penalised(logits, request.tokens, asked.sample.repetition_penalty)
+        logits = penalise_repeats(logits.unsqueeze(0), torch.tensor([request.tokens]), asked.sample.repetition_penalty)[0]
     if asked.presence_penalty or asked.frequency_penalty:
         written = torch.tensor(request.generated, dtype=torch.long).bincount(minlength=len(logits))
         logits = logits - asked.presence_penalty * (written > 0) - asked.frequency_penalty * written
     if asked.guide:
         logits = logits.masked_fill(~asked.guide.allowed(choice.state, request.room), -math.inf)
     return logits
-
-
-def _penalised(logits: Float[Tensor, "V"], past: Sequence[int], penalty: float) -> Float[Tensor, "V"]:
-    from underhood.infer.filters import penalise_repeats
-
-    return penalise_repeats(logits.unsqueeze(0), torch.tensor([list(past)]), penalty)[0]
 
 
 def info(logits: Float[Tensor, "V"], token: int, choice: Choice) -> TokenInfo:

@@ -21,13 +21,15 @@ from underhood.nn.gpt import GPT
 from underhood.text.special import END_OF_TEXT
 from underhood.text.tokenizer import Tokenizer
 
+GREEDY = 1e-5  # a temperature below this is 0: a difference of a ten-thousandth would decide, and dividing might overflow
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SampleConfig:
     """How the next token is chosen; the filters act in this order."""
 
     repetition_penalty: float = 1.0  # > 1 makes tokens that occurred less likely; 1.1 is much already
-    temperature: float = 1.0  # divides the logits: < 1 sharper, > 1 flatter; 0 always takes the likeliest (greedy)
+    temperature: float = 1.0  # divides the logits: < 1 sharper, > 1 flatter; 0 (below ``GREEDY``) takes the likeliest
     top_k: int | None = None  # of the k likeliest only
     top_p: float | None = None  # of the likeliest that together reach p only; 0.9 is usual
     min_p: float | None = None  # of those at least p times as likely as the likeliest only; 0.05 is usual
@@ -61,7 +63,7 @@ def pick(logits: Float[Tensor, "B V"], past: Int[Tensor, "B T"], config: SampleC
     """``choose`` for logits that were checked already, and in which -inf stands for tokens that are ruled out."""
     if config.repetition_penalty != 1:
         logits = penalise_repeats(logits, past, config.repetition_penalty)
-    if config.temperature == 0:
+    if config.temperature < GREEDY:
         return logits.argmax(dim=-1)
     logits = logits / config.temperature
     if config.top_k is not None:
@@ -100,17 +102,35 @@ def generate_batch(model: GPT, prompts: Sequence[Sequence[int]], config: SampleC
     return written
 
 
+TEXT_ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>")  # tokens that end a text in the families that are known
+
+
+def first_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """What a model is given to continue ``prompt``: the tokens that it expects before a text, then the text's. Where both are none, what begins a document.
+
+    Raises ``DataError`` where nothing does.
+    """
+    mark = end_id(tokenizer)
+    found = [*getattr(tokenizer, "begin_ids", ()), *tokenizer.encode(prompt)] or ([] if mark is None else [mark])
+    if not found:
+        raise DataError("no prompt, and this tokenizer has no token that begins a document", remedy="Give the text to continue.")
+    return found
+
+
+def text_ends(tokenizer: Tokenizer, named: Sequence[int] = ()) -> tuple[int, ...]:
+    """The tokens that end a text: those that the model's files name, else the special tokens that are known to. A new line is text, and goes on."""
+    special: dict[str, int] = getattr(tokenizer, "special", {})
+    return tuple(named) or tuple(special[name] for name in TEXT_ENDS if name in special)
+
+
 def stream_text(model: GPT, tokenizer: Tokenizer, prompt: str, config: SampleConfig, seed: int) -> Iterator[str]:
     """The text that continues ``prompt``, in pieces as it comes; an empty prompt begins a document, and the text ends where the model ends one.
 
-    A piece never ends within a character or within what may become a stop string; what was held back comes at the end. Draws are the stream ``sample``.
+    ``config.end_ids`` are the ends that the model's files name; where there are none, the tokenizer's end mark is. A piece never ends within a character
+    or within what may become a stop string; what was held back comes at the end. Draws are the stream ``sample``.
     """
-    mark = end_id(tokenizer)
-    start = tokenizer.encode(prompt) or ([] if mark is None else [mark])
-    if not start:
-        raise DataError("no prompt, and this tokenizer has no token that begins a document", remedy="Give the text to continue.")
-    if mark is not None and END_OF_TEXT in getattr(tokenizer, "special", {}):  # a new line ends a document too, but not only that
-        config = dataclasses.replace(config, end_ids=(*config.end_ids, mark))
+    start = first_ids(tokenizer, prompt)
+    config = dataclasses.replace(config, end_ids=text_ends(tokenizer, config.end_ids))
     text, stops = TextStream(tokenizer), StopStrings(config.stop)
     generator = torch.Generator().manual_seed(stream_seed(seed, "sample"))
     for token in generate(model, start, config, generator):

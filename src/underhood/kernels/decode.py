@@ -22,6 +22,7 @@ from underhood.infer.sample import SampleConfig, choose
 from underhood.kernels.huge import use_huge_pages
 from underhood.kernels.layer import NONE, Array
 from underhood.kernels.matvec import IDENTITY, SET, project
+from underhood.kernels.paged import paged_attend
 from underhood.kernels.parts import Precision, matrix, read_block, read_norm, read_positions
 from underhood.kernels.threads import same_as_torch
 from underhood.nn.gpt import GPT
@@ -93,6 +94,14 @@ class CompiledDecoder:
         logits, cap = torch.from_numpy(out), self.config.logit_cap
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
+    def attend(self, q: Array, keys: Array, values: Array, table: Array, lengths: Array, window: int) -> Array:
+        """Attention of single tokens, for a caller who computes the rest: q (N, H, D) float32, a layer's pool, ``table`` (N, pages), ``lengths`` (N)."""
+        self._require_pages(lengths - 1, table, keys)
+        out, threads = np.empty_like(q), same_as_torch()
+        with ONE_AT_A_TIME:
+            paged_attend(q, keys, values, table, lengths, out, window, threads)
+        return out
+
     def new_pools(self, blocks: int, size: int) -> list[Pool]:
         """Empty pages for every layer: ``blocks`` of ``size`` positions."""
         shapes = [(blocks, size, layer.kv_heads, layer.head_width) for layer in self.layers]
@@ -100,11 +109,14 @@ class CompiledDecoder:
 
     def _require(self, tokens: Array, at: Array, table: Array, pools: Sequence[Pool]) -> None:
         """The kernels check nothing: an index that lies outside would read other memory."""
-        size, blocks = pools[0][0].shape[1], pools[0][0].shape[0]
         if not (len(tokens) == len(at) == len(table) > 0 and len(pools) == len(self.layers)):
             raise ShapeError(f"{len(tokens)} tokens, {len(at)} positions, {len(table)} tables, {len(pools)} pools", expected="as many of each, pools as layers")
         if tokens.min() < 0 or tokens.max() >= self.config.vocab_size:
             raise ShapeError(f"tokens from {tokens.min()} to {tokens.max()}", expected=f"0 to {self.config.vocab_size - 1}")
+        self._require_pages(at, table, pools[0][0])
+
+    def _require_pages(self, at: Array, table: Array, pool: Array) -> None:
+        blocks, size = pool.shape[:2]
         if at.min() < 0 or at.max() >= min(self.config.context, table.shape[1] * size):
             raise ShapeError(f"position {at.max()}", expected=f"below the context, {self.config.context}, and the pages' {table.shape[1] * size}")
         used = table[np.arange(table.shape[1]) <= (at // size)[:, None]]

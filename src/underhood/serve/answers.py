@@ -50,8 +50,9 @@ def require_fine(piece: Piece) -> None:
 
 
 def chat_logprobs(spoken: Spoken, tokens: Sequence[TokenInfo]) -> dict[str, Any]:
-    """``choices[].logprobs`` of a chat."""
-    return {"content": [{**_likely(spoken, t.id, t.logprob), "top_logprobs": [_likely(spoken, i, p) for i, p in t.top]} for t in tokens], "refusal": None}
+    """``choices[].logprobs`` of a chat; the token that ends an answer is no part of it."""
+    shown = [{**_likely(spoken, t.id, t.logprob), "top_logprobs": [_likely(spoken, i, p) for i, p in t.top]} for t in tokens if not t.ends]
+    return {"content": shown, "refusal": None}
 
 
 def _likely(spoken: Spoken, token: int, logprob: float | None) -> dict[str, Any]:
