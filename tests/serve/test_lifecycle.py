@@ -23,6 +23,7 @@ import torch
 from tests.infer.small import TOKENIZER, alone, generations, model
 from tests.serve.server import CONFIG, ENGINE, NAME, Running, events, running
 from underhood.infer.engine import EngineConfig
+from underhood.infer.grammar_tokens import Constraint
 from underhood.interop.export import save_model
 from underhood.serve.house import ServeConfig
 
@@ -194,6 +195,57 @@ def test_a_deadline(stream: bool) -> None:
         assert error["code"] == "deadline_exceeded"
         assert stream or answer.status_code == 504
         served.require_nothing_held()
+
+
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "integer"}}}
+
+
+def test_a_schema_that_takes_long_meets_the_deadline_and_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    go = threading.Event()
+
+    def slow(*given: Any) -> Any:
+        go.wait(20)
+        return Constraint(*given)
+
+    with running(config=ServeConfig(deadline=3)) as served, ThreadPoolExecutor(1) as threads:
+        monkeypatch.setattr("underhood.serve.asking.Constraint", slow)
+        held = threads.submit(served.chat, response_format=SCHEMA)
+        while not served.house.inside:
+            time.sleep(0.01)
+        assert served.chat().status_code == served.complete().status_code == 200
+        assert not held.done()
+        assert (held.result().status_code, held.result().json()["error"]["code"]) == (504, "deadline_exceeded")
+        served.require_nothing_held()
+        go.set()
+        assert served.chat(response_format=SCHEMA, max_tokens=30).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_text_that_takes_long_to_read_meets_the_deadline(monkeypatch: pytest.MonkeyPatch, stream: bool) -> None:
+    with running(config=ServeConfig(deadline=0.3)) as served:
+        go, plain = threading.Event(), served.house.spoken.encode
+
+        def slow(text: str) -> list[int]:
+            go.wait(20)
+            return plain(text)
+
+        monkeypatch.setattr(served.house.spoken, "encode", slow)
+        answer = served.complete(stream=stream)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
+        go.set()
+
+
+def test_a_text_that_cannot_fit_is_not_read_at_all(served: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*given: Any) -> list[int]:
+        raise AssertionError("encoded")
+
+    monkeypatch.setattr(served.house.spoken, "encode", fail)
+    monkeypatch.setattr(served.house.dialogue, "encode", fail)
+    longest = max(len(served.house.spoken.bytes_of(i)) for i in range(TOKENIZER.vocab_size))
+    much = "é" * (served.house.limit * longest // 2 + 1)
+    for answer in (served.complete(prompt=["a", much]), served.chat(messages=[{"role": "user", "content": much[:-9]}, {"role": "user", "content": much[-9:]}])):
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")
+        assert "bytes" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -52,7 +52,7 @@ def build_app(house: House) -> FastAPI:
         house.worker.start()
         yield
         house.worker.stop()
-        house.scribe.shutdown(cancel_futures=True)
+        house.close()
 
     answers: dict[int | str, dict[str, Any]] = {code: {"model": FaultBody} for code in (400, 401, 404, 413, 429, 503)}
     app = FastAPI(title="underhood", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan, responses=answers)

@@ -1,14 +1,15 @@
 """A request in the engine's words."""
 
+import dataclasses
 import json
 import secrets
 from collections.abc import Sequence
 
 from underhood.infer.generation import Generation, Guide
-from underhood.infer.grammar_tokens import ANY_JSON, Constraint
+from underhood.infer.grammar_tokens import ANY_JSON, Constraint, TokenTree
 from underhood.infer.sample import SampleConfig
 from underhood.serve.errors import ApiError
-from underhood.serve.house import House
+from underhood.serve.house import House, in_time
 from underhood.serve.protocol import ChatRequest, CompletionRequest, ResponseFormat, Sampling
 
 LEAST_P = 1e-9  # OpenAI's top_p may be 0, which leaves the likeliest token
@@ -20,6 +21,8 @@ def completion(house: House, asked: CompletionRequest, client: str, deadline: fl
     """One generation a prompt. Raises ``ApiError`` and ``UserError``."""
     if asked.max_tokens == 0 and not asked.echo:
         raise ApiError(400, "max_tokens: with 0, only an echo is left; set echo", param="max_tokens", code="invalid_value")
+    for text in asked.prompts:
+        house.require_short(_bytes(text) if isinstance(text, str) else 0)
     prompts = [house.spoken.encode(p) if isinstance(p, str) else p for p in asked.prompts]
     if len(prompts) * (asked.n or 1) > house.engine_config.max_waiting:
         raise ApiError(400, f"{len(prompts)} prompts with n = {asked.n or 1} are more than wait here", param="n", code="invalid_value")
@@ -28,8 +31,14 @@ def completion(house: House, asked: CompletionRequest, client: str, deadline: fl
     return [_generation(house, asked, p, wanted, seed=seed, client=client, deadline=deadline, logprobs=asked.logprobs) for p in prompts]
 
 
-def chat(house: House, asked: ChatRequest, client: str, deadline: float) -> Generation:
+async def chat(house: House, asked: ChatRequest, client: str, deadline: float) -> Generation:
     """The answer to a conversation. Raises ``ApiError`` and ``UserError``."""
+    generation = await house.prepared(lambda: _unguided(house, asked, client, deadline), deadline)
+    return dataclasses.replace(generation, guide=await guide_of(house, asked.response_format, deadline))
+
+
+def _unguided(house: House, asked: ChatRequest, client: str, deadline: float) -> Generation:
+    """The answer, whatever its format."""
     if asked.top_logprobs is not None and not asked.logprobs:
         raise ApiError(400, "top_logprobs: needs logprobs", param="top_logprobs", code="invalid_value")
     if asked.max_tokens is not None and asked.max_completion_tokens is not None and asked.max_tokens != asked.max_completion_tokens:
@@ -38,13 +47,13 @@ def chat(house: House, asked: ChatRequest, client: str, deadline: float) -> Gene
         raise ApiError(400, f"n: more than {house.engine_config.max_waiting} wait here", param="n", code="invalid_value")
     wanted = asked.max_completion_tokens if asked.max_tokens is None else asked.max_tokens
     logprobs = (asked.top_logprobs or 0) if asked.logprobs else None
+    house.require_short(sum(_bytes(message.text) for message in asked.messages))
     prompt = house.dialogue.encode(asked.messages)
-    guide = guide_of(house, asked.response_format)
     ways = {"seed": _seed(asked), "client": client, "deadline": deadline, "logprobs": logprobs}
-    return _generation(house, asked, prompt, wanted, guide=guide, stop=house.dialogue.stop, end_ids=house.dialogue.end_ids, **ways)  # type: ignore[arg-type]
+    return _generation(house, asked, prompt, wanted, stop=house.dialogue.stop, end_ids=house.dialogue.end_ids, **ways)  # type: ignore[arg-type]
 
 
-def guide_of(house: House, wanted: ResponseFormat | None) -> Guide | None:
+async def guide_of(house: House, wanted: ResponseFormat | None, deadline: float) -> Guide | None:
     """What holds the answer to a format. Raises ``SchemaError`` for a schema that cannot be kept to."""
     if wanted is None or wanted.type == "text":
         return None
@@ -53,7 +62,9 @@ def guide_of(house: House, wanted: ResponseFormat | None) -> Guide | None:
     schema = ANY_JSON if wanted.json_schema is None or wanted.type == "json_object" else wanted.json_schema.schema_
     key = json.dumps(schema)
     if key not in house.guides:
-        house.guides[key] = Constraint(schema, house.tokenizer, house.dialogue.end_ids, house.model.config.vocab_size)
+        await house.prepared(lambda: TokenTree.of(house.tokenizer), deadline)  # kept, and made where the tokenizer is at home
+        made = await in_time(house.grammarian, lambda: Constraint(schema, house.tokenizer, house.dialogue.end_ids, house.model.config.vocab_size), deadline)
+        house.guides[key] = made
         if len(house.guides) > GUIDES:
             house.guides.popitem(last=False)
     house.guides.move_to_end(key)
@@ -70,7 +81,6 @@ def _generation(
     client: str,
     deadline: float,
     logprobs: int | None,
-    guide: Guide | None = None,
     stop: Sequence[str] = (),
     end_ids: Sequence[int] | None = None,
 ) -> Generation:
@@ -95,10 +105,13 @@ def _generation(
         logit_bias={int(token): bias for token, bias in (asked.logit_bias or {}).items()},
         presence_penalty=asked.presence_penalty or 0.0,
         frequency_penalty=asked.frequency_penalty or 0.0,
-        guide=guide,
         client=client,
         deadline=deadline,
     )
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode(errors="replace"))
 
 
 def _seed(asked: Sampling) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from underhood.infer.generation import Generation, Piece, TokenInfo
+from underhood.infer.generation import Piece, TokenInfo
 from underhood.serve import asking
 from underhood.serve.answers import Head, Usage, chat_logprobs, require_fine
 from underhood.serve.errors import ApiError
@@ -30,7 +30,7 @@ async def chat_completions(request: Request, asked: ChatRequest) -> Response:
 async def whole(house: House, asked: ChatRequest, client: str) -> dict[str, Any]:
     """The answer at once."""
     with house.admit(asked.model) as deadline:
-        generation = await house.prepared(lambda: asking.chat(house, asked, client, deadline))
+        generation = await asking.chat(house, asked, client, deadline)
         texts, finish = [""] * generation.n, [""] * generation.n
         tokens: list[list[TokenInfo]] = [[] for _ in texts]
         usage = Usage([generation])
@@ -54,7 +54,7 @@ def _choice(house: House, asked: ChatRequest, number: int, text: str, tokens: li
 async def stream(house: House, asked: ChatRequest, client: str) -> AsyncGenerator[str, None]:
     """The answer in events; the first comes when the engine has taken the request."""
     with house.admit(asked.model) as deadline:
-        generation: Generation = await house.prepared(lambda: asking.chat(house, asked, client, deadline))
+        generation = await asking.chat(house, asked, client, deadline)
         head, usage = Head(house, "chat.completion.chunk", "chatcmpl"), Usage([generation])
         wanted = bool(asked.stream_options and asked.stream_options.include_usage)
         empty: dict[str, Any] = {"usage": None} if wanted else {}

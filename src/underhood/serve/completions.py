@@ -51,7 +51,7 @@ async def echoes(house: House, asked: CompletionRequest, generations: Sequence[G
 async def whole(house: House, asked: CompletionRequest, client: str) -> dict[str, Any]:
     """The answer at once."""
     with house.admit(asked.model) as deadline:
-        generations = await house.prepared(lambda: asking.completion(house, asked, client, deadline))
+        generations = await house.prepared(lambda: asking.completion(house, asked, client, deadline), deadline)
         count = sum(g.n for g in generations)
         told = [CompletionLogprobs(house.spoken) for _ in range(count)]
         before = await echoes(house, asked, generations, told)
@@ -78,7 +78,7 @@ async def whole(house: House, asked: CompletionRequest, client: str) -> dict[str
 async def stream(house: House, asked: CompletionRequest, client: str) -> AsyncGenerator[str, None]:
     """The answer in events."""
     with house.admit(asked.model) as deadline:
-        generations = await house.prepared(lambda: asking.completion(house, asked, client, deadline))
+        generations = await house.prepared(lambda: asking.completion(house, asked, client, deadline), deadline)
         told = [CompletionLogprobs(house.spoken) for g in generations for _ in range(g.n)]
         before = await echoes(house, asked, generations, told)
         head, usage = Head(house, "text_completion", "cmpl"), Usage(generations)

@@ -7,14 +7,14 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TypeVar
 
 from fastapi import Request
 
 from underhood import __version__
 from underhood.infer.engine import Engine, context_of
-from underhood.infer.generation import Guide
+from underhood.infer.generation import LATE, Guide
 from underhood.infer.request import QueueFull
 from underhood.nn.gpt import GPT
 from underhood.serve.dialogue import Dialogue
@@ -55,7 +55,9 @@ class House:
         self.created = int(time.time())
         self.limit = min(context_of(engine.model), engine.pool.n_blocks * engine.pool.size)
         self.fingerprint = fingerprint(engine.model, name)
+        self.most_bytes = self.limit * max(len(self.spoken.bytes_of(i)) for i in range(tokenizer.vocab_size))  # of a text that can fit
         self.scribe = ThreadPoolExecutor(1, thread_name_prefix="scribe")  # tokenizers are for one thread at a time
+        self.grammarian = ThreadPoolExecutor(1, thread_name_prefix="grammarian")  # makes guides; nobody else's text waits for a schema
         self.guides: OrderedDict[str, Guide] = OrderedDict()  # the latest ones, by schema
         self.inside, self.draining = 0, False
 
@@ -100,9 +102,29 @@ class House:
             raise ApiError(400, message, param="max_tokens", code="context_length_exceeded")
         return self.limit - prompt if wanted is None else wanted
 
-    async def prepared(self, work: Callable[[], T]) -> T:
-        """What ``work`` with the tokenizer makes, in a thread of its own: a long text must not stop the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self.scribe, work)
+    def require_short(self, text: int) -> None:
+        """Raise ``ApiError`` for a text of so many bytes that it cannot fit, whatever its tokens are: it is not worth encoding."""
+        if text > self.most_bytes:
+            message = f"the prompt has {text:,} bytes, and the model's context of {self.limit} tokens holds at most {self.most_bytes:,}"
+            raise ApiError(400, message, param="prompt", code="context_length_exceeded")
+
+    async def prepared(self, work: Callable[[], T], deadline: float) -> T:
+        """What ``work`` with the tokenizer makes, in a thread of its own: a long text must not stop the event loop. Raises ``ApiError`` (504)."""
+        return await in_time(self.scribe, work, deadline)
+
+    def close(self) -> None:
+        """End the threads; what waits for them is dropped."""
+        for threads in (self.scribe, self.grammarian):
+            threads.shutdown(cancel_futures=True)
+
+
+async def in_time(threads: Executor, work: Callable[[], T], deadline: float) -> T:
+    """What ``work`` makes in one of ``threads``. Past the deadline ``ApiError`` (504): what had not begun is dropped, what had ends unheard."""
+    try:
+        async with asyncio.timeout(deadline - time.monotonic()):
+            return await asyncio.get_running_loop().run_in_executor(threads, work)
+    except TimeoutError:
+        raise ApiError(504, LATE, code="deadline_exceeded") from None
 
 
 def fingerprint(model: GPT, name: str) -> str:
