@@ -84,3 +84,15 @@ def test_a_pulled_model_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "underhood" / "models" / "a").mkdir(parents=True)
     save_model(model(5), tmp_path / "underhood" / "models" / "a" / "b", TOKENIZER)
     torch.testing.assert_close(open_model("a/b")[0](IDS), model(5)(IDS))
+
+
+def test_what_we_export_ends_at_no_new_line(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    lines = CharTokenizer.train("\nabc")
+    made = model(5)
+    with torch.no_grad():
+        made.head_weight.zero_()  # every token is as likely: the likeliest is the first, the new line
+    save_model(made, tmp_path / "out", lines)
+    assert lines.ids["\n"] == 0
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert theirs.generate(torch.tensor([[1]]), do_sample=False, max_new_tokens=6, pad_token_id=0)[0].tolist() == [1] + [0] * 6

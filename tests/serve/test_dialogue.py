@@ -7,6 +7,7 @@ import pytest
 
 from tests.infer.small import TOKENIZER, model
 from tests.serve.server import NAME, running
+from underhood.infer.sample import SampleConfig, stream_text
 from underhood.nn.gpt import GPTConfig, build_gpt
 from underhood.serve.dialogue import Dialogue
 from underhood.serve.protocol import Message
@@ -64,7 +65,27 @@ def test_a_tokenizer_of_characters(tmp_path: Path) -> None:
     tokenizer = CharTokenizer.train("User: Assistant:\nHi there")
     dialogue = Dialogue(tokenizer, tmp_path, ())
     assert tokenizer.decode(dialogue.encode([says("user", "Hi")])).strip() == "User: Hi\nAssistant:"
-    assert dialogue.end_ids == (tokenizer.ids["\n"],)
+    assert (dialogue.end_ids, dialogue.stop) == ((), ("\n",))
+    assert Dialogue(CharTokenizer.train("User: Hi"), tmp_path, ()).stop == ("\nSystem:", "\nUser:", "\nAssistant:")
+
+
+def test_a_model_of_characters_goes_on_after_a_new_line_unless_it_chats() -> None:
+    tokenizer = CharTokenizer.train("\nabSystemUserAssistant: Hi")
+    made = build_gpt(GPTConfig(vocab_size=tokenizer.vocab_size, context=128, n_layer=1, n_head=2, width=16, init="fan_in"), 11)
+    with running(made, tokenizer) as served:
+        answer = served.complete(prompt="a", max_tokens=40, temperature=0).json()["choices"][0]
+        sampled = "".join(stream_text(made, tokenizer, "a", SampleConfig(temperature=0, max_tokens=40), 0))
+        assert (answer["text"], answer["finish_reason"]) == (sampled, "length")
+        assert "\n" in sampled[:-1]
+        line = {"logit_bias": {str(tokenizer.ids["\n"]): 100}}
+        assert served.chat(**line).json()["choices"][0]["finish_reason"] == "stop"
+        assert served.complete(**line, prompt="a").json()["choices"][0]["text"] == "\n" * 4
+
+
+def test_a_chat_model_ends_its_turns_and_a_model_of_text_where_its_files_say(tmp_path: Path) -> None:
+    assert Dialogue(TOKENIZER, tmp_path, (7,)).end_ids == (7,)
+    assert Dialogue(TOKENIZER, tmp_path, ()).end_ids == (TOKENIZER.special["<|endoftext|>"],)
+    assert Dialogue(CHATTY, tmp_path, (7,)).end_ids == (7, END, CHATTY.special["<|endoftext|>"])
 
 
 def test_ids_that_are_no_text_are_not_shown() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from underhood.base.errors import ConfigError
 from underhood.base.files import folder_atomic, write_atomic, write_json
-from underhood.data.tokens import end_id
+from underhood.infer.sample import text_ends
 from underhood.interop import gpt2, llama
 from underhood.interop.weights import SHARD_BYTES, write_weights
 from underhood.nn.gpt import GPT
@@ -58,9 +58,9 @@ def layout_of(model: GPT) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def ends(tokenizer: Tokenizer) -> Mapping[str, int]:
-    """The token that ends a document, in config.json's words."""
-    mark = end_id(tokenizer)
-    return {} if mark is None else {"eos_token_id": mark}
+    """The token that ends a document, in config.json's words. A new line is none: transformers would stop at the first."""
+    found = text_ends(tokenizer)
+    return {"eos_token_id": found[0]} if found else {}
 
 
 def _tokenizer_config(model: GPT, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -9,29 +9,33 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from underhood.data.tokens import end_id
+from underhood.infer.sample import text_ends
 from underhood.serve.protocol import Message
 from underhood.text.chat import ChatTemplate
 from underhood.text.chat_encode import encode_chat
 from underhood.text.tokenizer import Tokenizer, encode_plain
 
 CHATML = ("<|im_start|>", "<|im_end|>")
-ENDS = ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "<|end_of_text|>", "</s>")  # tokens that end a turn or a text in the families that are known
+ENDS = ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "<|end_of_text|>", "</s>")  # tokens that end a turn in the families that are known
 SPEAKERS = {"system": "System", "user": "User", "assistant": "Assistant"}
 FORGED = re.compile(rf"(?m)^(?=({'|'.join(SPEAKERS.values())}):)")
 
 
 class Dialogue:
-    """How one model is spoken with. ``style`` is "template", "chatml" or "plain"; ``stop`` are texts that end an answer, ``end_ids`` tokens that do."""
+    """How one model is spoken with. ``style`` is "template", "chatml" or "plain".
+
+    ``end_ids`` are tokens that end a text, and a turn where the model knows turns; ``stop`` are texts that end an answer besides. ``end_ids`` as given are
+    what the model's files name.
+    """
 
     def __init__(self, tokenizer: Tokenizer, folder: Path, end_ids: Sequence[int]) -> None:
         special: dict[str, int] = dict(getattr(tokenizer, "special", {}))
         self.tokenizer, self.template = tokenizer, ChatTemplate.read(folder)
         own = self.template.origin != "default" and hasattr(tokenizer, "special")
         self.style = "template" if own else "chatml" if set(CHATML) <= special.keys() else "plain"
-        self.stop = tuple(f"\n{name}:" for name in SPEAKERS.values()) if self.style == "plain" else ()
-        mark = end_id(tokenizer)
-        known = [special[name] for name in ENDS if name in special]
-        self.end_ids = tuple(dict.fromkeys([*end_ids, *known, *([] if mark is None else [mark])]))
+        turns = () if self.style == "plain" else (special[name] for name in ENDS if name in special)
+        self.end_ids = tuple(dict.fromkeys([*text_ends(tokenizer, end_ids), *turns]))
+        self.stop = self._stop() if self.style == "plain" else ()
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """The tokens of the conversation up to where the answer begins. Raises ``ChatTemplateError`` and ``TokenizerError``."""
@@ -40,6 +44,12 @@ class Dialogue:
             return self._plain([(role, text) for role, text, _ in turns])
         plain = [{"role": role, "content": text, **({"name": name} if name else {})} for role, text, name in turns]
         return encode_chat(self.tokenizer, self.template, plain)  # type: ignore[arg-type]  # one with special tokens
+
+    def _stop(self) -> tuple[str, ...]:
+        """What ends a paragraph of plain text: the next speaker's name, or the line, where documents are lines."""
+        mark = end_id(self.tokenizer)
+        lines = mark is not None and mark not in getattr(self.tokenizer, "special", {}).values()
+        return ("\n",) if lines else tuple(f"\n{name}:" for name in SPEAKERS.values())
 
     def _plain(self, turns: Sequence[tuple[str, str]]) -> list[int]:
         """``User: …`` and so on, at the beginning of a document. A name at the beginning of a line in a message is moved, or it would open a turn."""
