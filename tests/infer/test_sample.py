@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from underhood.base.errors import ConfigError, DataError, NonFinite, ShapeError
-from underhood.infer.sample import SampleConfig, choose, generate, generate_batch, stream_text
+from underhood.infer.sample import SampleConfig, choose, first_ids, generate, generate_batch, stream_text, text_ends
 from underhood.nn.gpt import GPT, GPTConfig, build_gpt
 from underhood.text.bpe import BPE
 from underhood.text.chars import CharTokenizer
@@ -178,3 +178,15 @@ def test_a_document_ends_and_begins_at_its_separator() -> None:
     assert "".join(stream_text(Scripted([1, 0, 2], 3), lines, "", SampleConfig(max_tokens=3), seed=0)) == "a\nb"
     with pytest.raises(DataError, match="no prompt"):
         list(stream_text(model(), CharTokenizer("ab"), "", SampleConfig(), seed=0))
+
+
+def test_a_text_begins_and_ends_as_the_model_expects() -> None:
+    tokenizer = BPE([], special=("<|endoftext|>",))
+    mark, other = tokenizer.special["<|endoftext|>"], tokenizer.encode("!")[0]
+    assert first_ids(tokenizer, "ab") == tokenizer.encode("ab")
+    assert first_ids(tokenizer, "") == [mark]
+    assert (text_ends(tokenizer), text_ends(tokenizer, [other]), text_ends(CharTokenizer("\nab"))) == ((mark,), (other,), ())
+    tokenizer.begin_ids = [mark]  # type: ignore[attr-defined]  # as a published tokenizer says
+    assert (first_ids(tokenizer, "ab"), first_ids(tokenizer, "")) == ([mark, *tokenizer.encode("ab")], [mark])
+    script = tokenizer.encode("fin!more")
+    assert "".join(stream_text(Scripted(script, 257), tokenizer, "x", SampleConfig(max_tokens=8, end_ids=(other,)), seed=0)) == "fin"

@@ -9,7 +9,7 @@ import typer
 
 
 def command(
-    model: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="A run folder, a checkpoint, or a folder with GPT-2's weights.")] = Path("runs/tales"),
+    model: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="A run, a checkpoint, a model folder, or a pulled model's name.")] = Path("runs/tales"),
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="What the text begins with; without it the model begins a document.")] = "",
     tokens: Annotated[int, typer.Option("--tokens", "-n", help="At most so many tokens.")] = 200,
     temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token, 1 is the model as it is.")] = 0.8,
@@ -26,11 +26,10 @@ def command(
     """Write text with a trained model. It ends where the model ends the document, at a stop text, or after so many tokens."""
     from underhood.cli.parts import bound, chosen_parts, note_given
     from underhood.infer.sample import SampleConfig, stream_text
-    from underhood.interop.models import open_model
+    from underhood.interop.models import end_ids, home_of, open_model
 
-    config = SampleConfig(
-        repetition_penalty=repetition_penalty, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, max_tokens=tokens, stop=tuple(stop or ())
-    )
+    filters: dict[str, Any] = {"repetition_penalty": repetition_penalty, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    config = SampleConfig(temperature=temperature, max_tokens=tokens, stop=tuple(stop or ()), end_ids=end_ids(home_of(model)), **filters)
     parts = chosen_parts(mine, with_ or [])
     with bound(parts):
         opened, tokenizer, _ = open_model(model, readable=bool(parts))

@@ -58,6 +58,12 @@ def place_of(path: str | os.PathLike[str]) -> Path:
         raise CheckpointError(error.strerror or str(error), where=str(path)[:200], expected="a run folder or a model folder") from error
 
 
+def home_of(path: str | os.PathLike[str]) -> Path:
+    """The folder with what lies beside a model's weights: the run of a checkpoint, else the model's own."""
+    there = place_of(path)
+    return there.parent if there.name.startswith("step-") else there
+
+
 def load_weights(folder: Path, dtype: torch.dtype = torch.float32, **changes: Any) -> GPT:
     """The model of a folder in the layout of transformers, whatever its family. Raises ``CheckpointError`` for one that is not known."""
     kind = model_type(folder)
