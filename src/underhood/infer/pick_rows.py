@@ -22,9 +22,10 @@ def pick_rows(logits: Float[Tensor, "B V"], choices: Sequence[Choice]) -> list[T
 
     None for a row with a NaN or an infinity, and for one in which nothing is allowed: neither must become a token.
     """
-    finite = torch.isfinite(logits).all(dim=-1).tolist()
+    least, most = torch.aminmax(logits, dim=-1)  # NaN comes through
+    finite = (least.isfinite() & most.isfinite()).tolist()
     shaped = {i: shape(logits[i], choices[i]) for i, fine in enumerate(finite) if fine}
-    shaped = {i: row for i, row in shaped.items() if float(row.max()) > -math.inf}
+    shaped = {i: row for i, row in shaped.items() if choices[i].asked.guide is None or float(row.max()) > -math.inf}
     chosen: dict[int, int] = {}
     for config, members in _alike(list(shaped), choices).items():
         uniform = torch.tensor([choices[i].uniform() for i in members], dtype=torch.float64)
