@@ -6,9 +6,11 @@ from typing import Any
 
 import jsonschema
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from underhood.infer import grammar_schema
-from underhood.infer.grammar import Automaton, SchemaError, finished
+from underhood.infer.grammar import Automaton, SchemaError, finished, remaining
 from underhood.infer.grammar_schema import UnsupportedKeyword, schema_grammar
 
 TREE = {
@@ -152,7 +154,7 @@ def test_keywords_that_would_have_to_be_joined_are_named(schema: Any, keyword: s
     assert caught.value.keyword == keyword
 
 
-DAMAGED = [
+DAMAGED: list[Any] = [
     *(
         [],
         None,
@@ -170,7 +172,7 @@ DAMAGED = [
     *({"minLength": -1}, {"minLength": "1"}, {"minLength": True}, {"maxItems": 1.5}, {"maxLength": float("inf")}, {"maxLength": None}),
     *({"minimum": "1"}, {"minimum": True}, {"maximum": float("nan")}, {"type": "integer", "maximum": float("inf")}, {"type": "integer", "minimum": 10**400}),
     *({"$ref": 3}, {"$ref": "#/nothing"}, {"$ref": "other.json"}, {"$ref": "http://a/b#"}, {"$ref": "#/anyOf/9", "anyOf": []}, {"$ref": "#a"}),
-    *({"enum": [float("nan")]}, {"const": {1, 2}}, {"const": "\ud800"}, {"properties": {"\ud800": True}}, {"enum": [{"a": b"x"}]}),
+    *({"enum": [float("nan")]}, {"const": {1, 2}}, {"const": "\ud800"}, {"properties": {"\ud800": True}}, {"enum": [{"a": b"x"}]}, {"enum": [10**5000]}),
 ]
 
 
@@ -245,6 +247,7 @@ HOSTILE = {
     },
     "chain": {"$defs": {f"d{k}": {"$ref": f"#/$defs/d{k + 1}"} for k in range(5000)} | {"d5000": {"$ref": "#/$defs/d0"}}, "$ref": "#/$defs/d0"},
     "pointer": {"$ref": "#" + "/a" * 100_000},
+    "names over and over": {"required": ["a"] * 100_000},
     "long names": {"properties": {"x" * 100_000: True}, "additionalProperties": True},
 }
 
@@ -255,6 +258,18 @@ def test_hostile_schemas_are_refused_quickly(name: str) -> None:
     with pytest.raises(SchemaError):
         schema_grammar(HOSTILE[name])
     assert time.monotonic() - start < 5
+
+
+def test_values_are_looked_at_once_however_many_pairs_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked, plain = [0], grammar_schema._key
+
+    def key(value: Any) -> str:
+        looked[0] += 1
+        return plain(value)
+
+    monkeypatch.setattr(grammar_schema, "_key", key)
+    schema_grammar({"oneOf": [{"enum": list(range(20 * k, 20 * k + 20))} for k in range(60)]})
+    assert looked[0] == 60 * 20
 
 
 def test_depth_and_literals_have_bounds_of_their_own() -> None:
@@ -283,3 +298,49 @@ def test_the_bounds_are_what_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grammar_schema, "MOST_SCHEMAS", 2)
     with pytest.raises(SchemaError, match="too large"):
         schema_grammar(small)
+
+
+# ── schemas that nobody would write ───────────────────────────────────────────────────────────────────────────────────
+
+NUMBERS = st.integers(-3, 9) | st.sampled_from([10**20, 10**400, -(10**400), 1e300, float("inf"), float("nan"), 0.5])
+LEAVES = st.none() | st.booleans() | NUMBERS | st.sampled_from(["", "a", "#", "#/a", "object", "integer", "string", "\ud800", "é"])
+VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("ab"), inner, max_size=2), max_leaves=4)
+KEYWORDS = sorted(grammar_schema.TYPED | set(grammar_schema.WHOLE) | {"type", "$defs", "title", "pattern"})
+
+
+def holding(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Schemas whose keywords hold what they should, or anything."""
+    kinds = sorted(grammar_schema.OF_TYPE)
+    fields = st.dictionaries(st.sampled_from("ab"), inner, max_size=2)
+    right: dict[str, Any] = {"type": st.sampled_from(kinds) | st.lists(st.sampled_from(kinds)), "required": st.lists(st.sampled_from("ab"), max_size=2)}
+    right |= dict.fromkeys(("properties", "$defs"), fields) | dict.fromkeys(("items", "additionalProperties"), inner)
+    right |= dict.fromkeys(("anyOf", "oneOf", "allOf", "prefixItems", "enum"), st.lists(inner, min_size=1, max_size=3))
+    right |= dict.fromkeys(("minLength", "maxLength", "minItems", "maxItems", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), NUMBERS)
+    right["$ref"] = st.sampled_from(["#", "#/$defs/a", "#/oneOf/0", "#/properties/a", "#/x"])
+    one = st.sampled_from(KEYWORDS).flatmap(lambda k: st.tuples(st.just(k), right.get(k, inner) | VALUES))
+    return st.lists(one, max_size=4).map(dict)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.recursive(VALUES, holding, max_leaves=8))
+@example({"type": "integer", "enum": [10**400]})
+@example({"type": "string", "minLength": 10**400})
+@example({"minItems": 10**400, "items": False})
+@example({"oneOf": [{"type": "object", "required": 5}, {"type": "object"}]})
+@example({"oneOf": [{"type": "object", "required": [[1]]}, {"type": "object"}]})
+@example({"oneOf": [{"type": "object", "properties": 3}, {"type": "object", "required": ["a"]}]})
+def test_whatever_is_no_schema_is_a_typed_error(schema: Any) -> None:
+    """Schemas that pass can be followed: their first bytes lead to states from which the end is known and near."""
+    try:
+        automaton = Automaton(schema_grammar(schema))
+    except SchemaError:
+        return
+    for state in automaton.after(automaton.start).values():
+        assert remaining(state) < 2**20
+
+
+def test_what_could_not_be_ended_is_not_begun() -> None:
+    """A string of 10¹² characters beside null: the engine counts the bytes to the end in 32 bits."""
+    schema = {"anyOf": [{"type": "null"}, {"type": "string", "minLength": 10**12}]}
+    assert accepts(schema, "null")
+    assert set(Automaton(schema_grammar(schema)).after(Automaton(schema_grammar(schema)).start)) == {ord("n")}

@@ -21,6 +21,7 @@ from underhood.base.errors import UserError
 MOST_ITEMS = 200_000  # of one grammar
 MOST_READINGS = 2048  # of one state
 MOST_CELLS = 200_000  # kept; forgetting them costs time and nothing else
+LONGEST_LEAST = 2**16  # bytes; an item whose shortest text is longer counts as one without any
 DEEPEST = 200  # items on a stack, about 60 levels of JSON; beyond, only the shortest way out is taken
 
 
@@ -29,7 +30,7 @@ class SchemaError(UserError):
 
 
 class Item(abc.ABC):
-    """A part of a grammar. ``least`` is the fewest bytes of a text of it; infinite where it has none."""
+    """A part of a grammar. ``least`` is the fewest bytes of a text of it; infinite where it has none, or none of ``LONGEST_LEAST``."""
 
     __slots__ = ("least",)
 
@@ -177,7 +178,6 @@ class Grammar:
         if len(self.items) >= MOST_ITEMS:
             raise SchemaError(f"its grammar has more than {MOST_ITEMS:,} parts", where="schema", expected="a smaller one")
         self.items.append(item)
-        item.least = item.measure()
         return item
 
     def byte(self, allowed: Iterable[int]) -> Item:
@@ -216,7 +216,7 @@ class Grammar:
         return rule
 
     def settle(self) -> None:
-        """Measure all items, each once, the least ones first (Knuth 1977): rules may stand inside themselves."""
+        """Measure all items, each once, the least ones first (Knuth 1977): rules may stand inside themselves. Until then none has a text."""
         around: defaultdict[Item, list[Item]] = defaultdict(list)
         missing = {item: item.needed for item in self.items}
         for item in self.items:
@@ -228,7 +228,7 @@ class Grammar:
         heapq.heapify(found)
         while found:
             least, _, item = heapq.heappop(found)
-            if least == math.inf:
+            if least > LONGEST_LEAST:
                 break
             item.least = least
             for outer in around[item]:

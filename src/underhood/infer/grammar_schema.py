@@ -4,7 +4,8 @@ A keyword that is not supported is an error that names it; none is passed over, 
 model should write, the grammar takes a part of it, never more than the schema allows:
 - properties come in the order of the schema, and those it does not name only where ``additionalProperties`` says so, or where it names none;
 - a schema that has keywords for objects (arrays, strings, numbers) and no ``type`` means objects (…);
-- numbers have at most 15 digits, and with bounds 6 decimals.
+- numbers have at most 15 digits, and with bounds 6 decimals;
+- parts whose shortest text has more than 65,536 bytes are left out.
 """
 
 import json
@@ -14,7 +15,7 @@ import urllib.parse
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from underhood.infer.grammar import Grammar, Item, Rule, SchemaError
+from underhood.infer.grammar import LONGEST_LEAST, Grammar, Item, Rule, SchemaError
 from underhood.infer.grammar_json import Json, whole_bounds
 
 DESCRIBING = {
@@ -43,7 +44,7 @@ WHOLE = ("$ref", "enum", "const", "anyOf", "oneOf", "allOf")  # keywords that sa
 MOST_SCHEMAS = 2000
 DEEPEST = 64  # schemas inside each other
 MOST_LITERALS = 2**20  # characters of all values of enum and const
-LONGEST_LEAST = 2**16  # bytes of the shortest text
+MOST_COUNT = 2**53  # beyond, the bound of a length is as good as this one
 
 
 class UnsupportedKeyword(SchemaError):
@@ -69,9 +70,7 @@ def schema_grammar(schema: Any, writable: Collection[int] = range(256), characte
     grammar.settle()
     if root.least == math.inf:
         missing = "" if len(grammar.writable) == 256 else " that the tokenizer's vocabulary can write"
-        raise SchemaError(f"allows no value{missing}", where="schema")
-    if root.least > LONGEST_LEAST:
-        raise SchemaError(f"the shortest value has {root.least:,.0f} bytes", where="schema", expected=f"at most {LONGEST_LEAST:,}")
+        raise SchemaError(f"allows no value of at most {LONGEST_LEAST:,} bytes{missing}", where="schema")
     return root
 
 
@@ -83,6 +82,9 @@ class Compiler:
         self.rules: dict[str, Rule] = {}
         self.queue: list[tuple[Rule, Any, str]] = []
         self.schemas = self.literals = 0
+        self.resolved: dict[str, Any] = {}  # by pointer
+        self.values: dict[int, dict[str, Any]] = {}  # of ``enum`` and ``const``, by the id of the schema, which the root holds
+        self.kinds: dict[int, set[str]] = {}
 
     def compile_all(self) -> Item:
         """The root's item; the bodies of what is referred to follow one by one."""
@@ -165,10 +167,13 @@ class Compiler:
             raise SchemaError(f"found {_short(properties)}", where=f"{where}.properties", expected="an object")
         if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
             raise SchemaError(f"found {_short(required)}", where=f"{where}.required", expected="a list of names")
+        if len(required) > MOST_SCHEMAS:
+            raise SchemaError(f"{len(required):,} names", where=f"{where}.required", expected=f"at most {MOST_SCHEMAS:,}")
+        needed = dict.fromkeys(required)
         others = schema.get("additionalProperties", True)
         other = self.compile(others, f"{where}.additionalProperties", depth + 1)
-        fields = [(name, self.compile(inner, f"{where}.properties.{name}", depth + 1), name in required) for name, inner in properties.items()]
-        fields += [(name, other, True) for name in dict.fromkeys(required) if name not in properties]
+        fields = [(name, self.compile(inner, f"{where}.properties.{name}", depth + 1), name in needed) for name, inner in properties.items()]
+        fields += [(name, other, True) for name in needed if name not in properties]
         more = "additionalProperties" in schema or not fields
         return self.json.object(fields, other if more and others is not False else None)
 
@@ -185,7 +190,7 @@ class Compiler:
         return self.json.number(low, high, above, below)
 
     def _enumerated(self, schema: Mapping[str, Any], where: str) -> Item:
-        values = _listed(schema, where)
+        values = self._listed(schema, where).values()
         kinds = self._types(schema, where) if "type" in schema else list(OF_TYPE)
         texts = [_text(value, where) for value in values if any(_is_a(kind, value) for kind in kinds)]
         self.literals += sum(map(len, texts))
@@ -199,9 +204,12 @@ class Compiler:
             raise SchemaError(f"found {_short(options)}", where=f"{where}.{keyword}", expected="a list of schemas")
         if keyword == "allOf" and len(options) > 1:
             raise UnsupportedKeyword("allOf", where, remedy="Write its schemas as one.")
+        if keyword == "oneOf" and len(options) > DEEPEST:
+            raise SchemaError(f"{len(options)} schemas", where=f"{where}.oneOf", expected=f"at most {DEEPEST}")
+        items = [self.compile(option, f"{where}.{keyword}[{k}]", depth + 1) for k, option in enumerate(options)]
         if keyword == "oneOf":
             self._require_apart(options, where)
-        return self.json.grammar.alt(*(self.compile(option, f"{where}.{keyword}[{k}]", depth + 1) for k, option in enumerate(options)))
+        return self.json.grammar.alt(*items)
 
     # ── oneOf: no value may fit two ───────────────────────────────────────────────────────────────────────────────────
 
@@ -224,9 +232,9 @@ class Compiler:
         if not isinstance(a, dict) or not isinstance(b, dict):
             return a is False or b is False
         if all("enum" in s or "const" in s for s in (a, b)):
-            return not {_key(v) for v in _listed(a, where)} & {_key(v) for v in _listed(b, where)}
+            return self._listed(a, where).keys().isdisjoint(self._listed(b, where))
         kinds = [self._kinds(s, where) for s in (a, b)]
-        if not kinds[0] & kinds[1]:
+        if kinds[0].isdisjoint(kinds[1]):
             return True
         if not all(kind == {"object"} for kind in kinds):
             return False
@@ -236,11 +244,24 @@ class Compiler:
 
     def _kinds(self, schema: Mapping[str, Any], where: str) -> set[str]:
         """The types that a value of ``schema`` may have, whole numbers being numbers; all where that is not plain."""
-        if "enum" in schema or "const" in schema:
-            kinds = {kind for kind in OF_TYPE for value in _listed(schema, where) if _is_a(kind, value)}
-        else:
-            kinds = set(self._types(schema, where)) if "type" in schema else set(OF_TYPE)
-        return {"number" if kind == "integer" else kind for kind in kinds}
+        if id(schema) not in self.kinds:
+            if "enum" in schema or "const" in schema:
+                kinds = {kind for kind in OF_TYPE for value in self._listed(schema, where).values() if _is_a(kind, value)}
+            else:
+                kinds = set(self._types(schema, where)) if "type" in schema else set(OF_TYPE)
+            self.kinds[id(schema)] = {"number" if kind == "integer" else kind for kind in kinds}
+        return self.kinds[id(schema)]
+
+    def _listed(self, schema: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """The values that ``const`` and ``enum`` leave, by what they are equal in."""
+        if id(schema) not in self.values:
+            values = schema.get("enum", [schema.get("const")])
+            if not isinstance(values, list):
+                raise SchemaError(f"found {_short(values)}", where=f"{where}.enum", expected="a list of values")
+            only = _key(schema["const"]) if "const" in schema else None
+            keyed = {_key(value): value for value in reversed(values)}
+            self.values[id(schema)] = keyed if only is None else {key: value for key, value in keyed.items() if key == only}
+        return self.values[id(schema)]
 
     # ── references ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -261,6 +282,8 @@ class Compiler:
 
     def _resolve(self, pointer: Any, where: str) -> Any:
         """The schema at a JSON pointer (RFC 6901) into the root."""
+        if isinstance(pointer, str) and pointer in self.resolved:
+            return self.resolved[pointer]
         if not isinstance(pointer, str) or not re.fullmatch(r"#(/.*)?", pointer, re.DOTALL):
             raise SchemaError(f"found {_short(pointer)}", where=f"{where}.$ref", expected="a reference into this schema, such as '#/$defs/name'")
         found = self.root
@@ -272,6 +295,7 @@ class Compiler:
                 found = found[int(name)]
             else:
                 raise SchemaError(f"{_short(pointer)} leads nowhere", where=f"{where}.$ref")
+        self.resolved[pointer] = found
         return found
 
 
@@ -281,7 +305,7 @@ def _counts(schema: Mapping[str, Any], low: str, high: str, where: str) -> tuple
         value = schema.get(keyword, 0)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf or value != int(value):
             raise SchemaError(f"found {_short(value)}", where=f"{where}.{keyword}", expected="a whole number from 0 on")
-    return int(schema.get(low, 0)), int(schema[high]) if high in schema else None
+    return min(MOST_COUNT, int(schema.get(low, 0))), min(MOST_COUNT, int(schema[high])) if high in schema else None
 
 
 def _number(schema: Mapping[str, Any], keyword: str, where: str, default: float) -> float:
@@ -291,20 +315,12 @@ def _number(schema: Mapping[str, Any], keyword: str, where: str, default: float)
     return value
 
 
-def _listed(schema: Mapping[str, Any], where: str) -> list[Any]:
-    """The values that ``const`` and ``enum`` leave."""
-    values = schema.get("enum", [schema.get("const")])
-    if not isinstance(values, list):
-        raise SchemaError(f"found {_short(values)}", where=f"{where}.enum", expected="a list of values")
-    return [value for value in values if "const" not in schema or _key(value) == _key(schema["const"])]
-
-
 _TYPE_TESTS: dict[str, Callable[[Any], bool]] = {
     "object": lambda value: isinstance(value, dict),
     "array": lambda value: isinstance(value, list),
     "string": lambda value: isinstance(value, str),
     "number": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
-    "integer": lambda value: isinstance(value, int | float) and not isinstance(value, bool) and float(value).is_integer(),
+    "integer": lambda value: (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and value.is_integer()),
     "boolean": lambda value: isinstance(value, bool),
     "null": lambda value: value is None,
 }
@@ -332,4 +348,7 @@ def _key(value: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    return repr(value)[:60]
+    try:
+        return repr(value)[:60]
+    except ValueError:  # Python writes no whole number of thousands of digits
+        return "a number of too many digits"
