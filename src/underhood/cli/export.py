@@ -13,22 +13,20 @@ def command(
     shard_mb: Annotated[float, typer.Option(help="Cut the weights into files of at most so many MB.")] = 5000.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Write config.json, safetensors and tokenizer so that transformers' from_pretrained reads the folder, then read it again and compare the logits."""
+    """Write weights, config, tokenizer and template so that transformers' from_pretrained reads the folder, then read it again and compare the logits."""
     import torch
 
     from underhood.base.errors import UnderhoodError, UserError
     from underhood.cli.console import print_json
+    from underhood.interop.beside import read_beside
     from underhood.interop.export import save_model
-    from underhood.interop.models import load_weights, model_type, open_model, place_of
-    from underhood.text.chat import ChatTemplate
+    from underhood.interop.models import home_of, load_weights, model_type, open_model, place_of
 
     if shard_mb <= 0:
         raise UserError(f"found {shard_mb:g}", where="--shard-mb", expected="more than 0")
     model = place_of(model)
     opened, tokenizer, config = open_model(model)
-    template = ChatTemplate.read(model)
-    own = None if template.origin == "default" else template.source(with_tools=False)
-    save_model(opened, folder, tokenizer, dtype=dtype, chat_template=own, shard_bytes=int(shard_mb * 2**20))
+    save_model(opened, folder, tokenizer, dtype=dtype, beside=read_beside(home_of(model)), shard_bytes=int(shard_mb * 2**20))
     again = load_weights(folder)
     ids = torch.arange(min(config.context, config.vocab_size, 16))[None]
     with torch.no_grad():

@@ -11,7 +11,7 @@ def command(
     folder: Annotated[Path | None, typer.Argument(metavar="FOLDER", help="The run folder to write (default: runs/NAME of the model).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check a model through and through (config, headers, tensors, tokenizer, finite logits) and write it as a checkpoint of ours.
+    """Check a model through and through (config, headers, tensors, tokenizer, chat template, finite logits) and write it as a checkpoint of ours.
 
     Every command opens a model folder as it is, too; a run of ours has checksums and can be written to. Nothing is written when something is wrong.
     """
@@ -20,6 +20,7 @@ def command(
     from underhood.base.config import to_plain
     from underhood.base.errors import NonFinite, UserError
     from underhood.cli.console import print_json
+    from underhood.interop.beside import read_beside, write_beside
     from underhood.interop.models import model_type, open_model, place_of
     from underhood.train.checkpoint import Checkpoint, model_tensors, save_checkpoint
 
@@ -31,8 +32,10 @@ def command(
     with torch.no_grad():
         if not torch.isfinite(opened(torch.arange(min(8, config.vocab_size, config.context))[None])).all():
             raise NonFinite(f"{model}: a logit of the first tokens")
+    beside = read_beside(model)
     target.mkdir(parents=True, exist_ok=True)
     tokenizer.save(target / "tokenizer.json")
+    write_beside(target, beside)
     facts = {"config": {"model": to_plain(config)}, "imported": str(model_type(model))}
     path = save_checkpoint(target, 0, Checkpoint(model=model_tensors(opened), state={"none": torch.zeros(1)}, facts=facts))
     if as_json:

@@ -1,7 +1,6 @@
-"""A model of ours in the layout of ``transformers``, tokenizer and chat template with it, so that ``from_pretrained`` reads the folder."""
+"""A model of ours in the layout of ``transformers``, tokenizer, chat template and ends with it, so that ``from_pretrained`` reads the folder."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +8,11 @@ import torch
 from torch import Tensor
 
 from underhood.base.errors import ConfigError
-from underhood.base.files import folder_atomic, write_atomic, write_json
-from underhood.infer.sample import text_ends
+from underhood.base.files import folder_atomic, write_json
 from underhood.interop import gpt2, llama
+from underhood.interop.beside import Files, completed, marks, write_beside
 from underhood.interop.weights import SHARD_BYTES, write_weights
 from underhood.nn.gpt import GPT
-from underhood.text.special import END_OF_TEXT
 from underhood.text.tokenizer import Tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -26,10 +24,12 @@ def save_model(
     tokenizer: Tokenizer | None = None,
     *,
     dtype: str | None = None,
-    chat_template: str | None = None,
+    beside: Files | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> Path:
     """Write ``model`` (and its tokenizer) so that transformers reads it; ``dtype`` of ``DTYPES`` rounds the weights. ``folder`` must not exist yet.
+
+    ``beside`` is what ``read_beside`` found where the model came from. Whatever of it is missing follows from the tokenizer.
 
     Raises ``ConfigError`` for a model that no layout has words for, naming the part; nothing is written then.
     """
@@ -41,12 +41,11 @@ def save_model(
     stored = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
     with folder_atomic(folder) as temporary:
         write_weights(temporary, tensors, shard_bytes)
-        write_json(temporary / "config.json", {**fields, "dtype": stored, **({} if tokenizer is None else ends(tokenizer))})
+        files = {} if tokenizer is None else completed(beside or {}, tokenizer, model.config.context)
+        write_json(temporary / "config.json", {**fields, "dtype": stored, **marks(files)})
+        write_beside(temporary, files)
         if tokenizer is not None:
             tokenizer.save(temporary / "tokenizer.json")
-            write_json(temporary / "tokenizer_config.json", _tokenizer_config(model, tokenizer))
-        if chat_template is not None:
-            write_atomic(temporary / "chat_template.jinja", chat_template)
     return Path(folder)
 
 
@@ -55,14 +54,3 @@ def layout_of(model: GPT) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if model.config.positions.rpartition(":")[2] == "Learned":
         return gpt2.write_config(model.config), gpt2.their_tensors(model)
     return llama.write_config(model.config), llama.their_tensors(model)
-
-
-def ends(tokenizer: Tokenizer) -> Mapping[str, int]:
-    """The token that ends a document, in config.json's words. A new line is none: transformers would stop at the first."""
-    found = text_ends(tokenizer)
-    return {"eos_token_id": found[0]} if found else {}
-
-
-def _tokenizer_config(model: GPT, tokenizer: Tokenizer) -> dict[str, Any]:
-    fields = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": model.config.context, "clean_up_tokenization_spaces": False}
-    return fields | ({"eos_token": END_OF_TEXT} if END_OF_TEXT in getattr(tokenizer, "special", {}) else {})

@@ -90,7 +90,7 @@ def load_their_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
 
 
 def end_ids(folder: str | os.PathLike[str]) -> tuple[int, ...]:
-    """The tokens that end a text, as ``generation_config.json`` or ``config.json`` names them; none for a run of ours."""
+    """The tokens that end a text, as ``generation_config.json`` or ``config.json`` names them; none for a run that was trained here."""
     for file in ("generation_config.json", "config.json"):
         path = Path(folder) / file
         found = read_object(path).get("eos_token_id") if path.is_file() else None
