@@ -10,7 +10,7 @@ from tests.interop.families import V, case, saved
 from underhood.base.errors import ConfigError
 from underhood.infer.paths import PATHS
 from underhood.interop.models import load_weights
-from underhood.interop.verify import Edge, every_path, verify
+from underhood.interop.verify import WRITERS, Edge, every_path, verify
 from underhood.lab.patch import Edit, applied
 from underhood.nn.gpt import GPT, build_gpt
 from underhood.projects.registry import find_break
@@ -26,7 +26,7 @@ def passed_over(case: str) -> list[str]:
 
 
 def require_all(edges: list[Edge]) -> None:
-    assert {e.name for e in edges} == set(every_path(model()))
+    assert {e.name for e in edges} == {*every_path(model()), *WRITERS}
     for edge in edges:
         assert edge.holds, edge
         assert edge.compared > 0 or edge.why.startswith("passed over"), edge
@@ -64,6 +64,8 @@ BREAKS: dict[str, tuple[Edit, ...]] = {
     ),
     "speculative": (Edit(PAGES + "PageTable.truncate", "self.published = length,", "self.published = min(length + 1, self.length),"),),
     "compiled": (Edit("underhood.kernels.decode:CompiledDecoder.hidden", "if self.positions is not None:", "if self.positions is None:"),),
+    "drafted": (Edit("underhood.infer.speculate:judge", "uniform[i] * q[i, guess] >= p[i, guess]", "False"),),
+    "engine": (Edit("underhood.infer.engine:Engine._choose", "request.draft[place] == chosen[request][place]", "True"),),
     "exported": (
         Edit("underhood.interop.gpt2:their_tensors", "state[ours].T if turned", "state[ours].T if turned and state[ours].shape[0] != state[ours].shape[1]"),
     ),
@@ -80,7 +82,8 @@ def test_each_edge_has_a_break_that_it_catches(edge: str) -> None:
     found = broken(BREAKS[edge], model("gpt2"))
     assert not found[edge].holds, found
     assert found[edge].place is not None or found[edge].why
-    whole = {"static-cached": 11, "padded": 11, "batched": 9, "prefix-cached": 11, "speculative": 11, "compiled": 11, "exported": 11}
+    whole = {"static-cached": 13, "padded": 13, "batched": 10, "prefix-cached": 12, "speculative": 12, "compiled": 12, "exported": 13}
+    whole |= {"drafted": 13, "engine": 13}
     if edge in whole:
         assert sum(e.holds for e in found.values()) >= whole[edge], "the other edges stand"
 
@@ -91,6 +94,12 @@ def test_tiled_attention_has_one_of_its_project() -> None:
     assert all(e.holds for e in found.values() if e.name != "tiled")
 
 
+def test_a_text_that_ends_early_is_no_agreement(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(WRITERS, "engine", lambda made, asked: [[0]] * len(asked))
+    edge = next(e for e in verify(model(), TEXTS) if e.name == "engine")
+    assert (edge.holds, edge.why) == (False, "it wrote too little or too much")
+
+
 def test_a_rolling_cache_that_forgets_too_much() -> None:
     forgetful = Edit("underhood.infer.cache:RollingLayer.extend", "k.shape[2] - (self.window - 1)", "k.shape[2] - (self.window - 2)")
     found = broken((forgetful,), model("mistral"))
@@ -98,7 +107,7 @@ def test_a_rolling_cache_that_forgets_too_much() -> None:
 
 
 def test_every_edge_is_broken_once() -> None:
-    assert {*BREAKS, "tiled", "rolling"} == set(every_path(model()))
+    assert {*BREAKS, "tiled", "rolling"} == {*every_path(model()), *WRITERS}
 
 
 def test_the_first_layer_and_position_are_named() -> None:

@@ -13,7 +13,7 @@ def command(
     seed: Annotated[int, typer.Option(help="Other texts.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Prove that naive = tiled = cached = paged = batched = chunked = prefix-cached = speculative = compiled = exported for this model.
+    """Prove that naive = tiled = cached = paged = batched = chunked = prefix-cached = speculative = compiled = exported = served for this model.
 
     The texts are drawn from the vocabulary; all logits and the stream after every block are compared. The exit code is 1 if a path differs.
     """
@@ -30,7 +30,7 @@ def command(
         raise UnknownName("grade", grade, dtypes)
     if tokens < 2:
         raise UserError(f"{tokens} tokens", where="--tokens", expected="at least 2")
-    opened, _, config = open_model(model, dtype=dtypes[grade])
+    opened, _, config = open_model(model, dtype=dtypes[grade], kernel="sdpa")
     longest = min(tokens, context_of(opened))
     texts = _texts(longest, config.vocab_size, seed)
     note(f"{model}: {config.n_layer} blocks, {len(texts)} texts of up to {longest} tokens, {grade}; about {_memory(opened)}")

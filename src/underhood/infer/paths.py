@@ -18,6 +18,7 @@ from underhood.infer.engine import context_of
 from underhood.infer.forward import hidden_padded, hidden_static
 from underhood.infer.paged import PagedCache, Reach, Step, hidden_of, read_pages
 from underhood.infer.pages import BlockPool, PageTable
+from underhood.nn.attention import plain
 from underhood.nn.flash import flash_attention
 from underhood.nn.gpt import GPT
 
@@ -30,7 +31,12 @@ WRONG = 3  # guesses of a draft that are wrong, after each that is right
 
 
 def naive(model: GPT, texts: Texts, see: See) -> None:
-    """Each text whole and alone. It defines correct."""
+    """Each text whole and alone, through the plain kernel. It defines correct; the other paths run through the model's own kernel."""
+    with kernel(model, plain):
+        _whole(model, texts, see)
+
+
+def _whole(model: GPT, texts: Texts, see: See) -> None:
     for i, text in enumerate(texts):
         see(_places(i, 0, len(text)), functools.partial(model, text[None]))
 
@@ -42,7 +48,7 @@ def tiled(model: GPT, texts: Texts, see: See) -> None:
         return flash_attention(q, k, v, causal=causal, mask=mask, tile=(5, 3)), None
 
     with kernel(model, small):
-        naive(model, texts, see)
+        _whole(model, texts, see)
 
 
 def cached(model: GPT, texts: Texts, see: See) -> None:

@@ -1,8 +1,9 @@
 """The equivalence lattice: every path through a model against the naive one, on the user's own machine.
 
-Of each path all logits are compared, and after every block the residual stream; where a path differs, the first layer and position are named. Three
-grades: *exact* (float64, within 1e-9 of the largest value), *numerical* (float32, within a tolerance) and *half* (bfloat16: the path's error against
-float64 is at most 1.5 times the naive path's own). A greedy token may differ only where the two likeliest are nearer than twice the measured error.
+Of each path all logits are compared, and after every block the residual stream; where a path differs, the first layer and position are named. Of what
+writes by itself every token must be the naive path's likeliest. Three grades: *exact* (float64, within 1e-9 of the largest value), *numerical* (float32,
+within a tolerance) and *half* (bfloat16: the path's error against float64 is at most 1.5 times the naive path's own). A greedy token may differ only
+where the two likeliest are nearer than twice the measured error.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ from torch import Tensor
 from underhood.base.errors import ConfigError
 from underhood.infer.paths import PATHS, Place, Texts, naive
 from underhood.infer.paths import Path as Way
+from underhood.infer.writers import Asked, Writer, by_engine, drafted
 from underhood.interop.export import save_model
 from underhood.interop.models import load_weights
 from underhood.nn.gpt import GPT
@@ -28,6 +30,7 @@ from underhood.nn.gpt import GPT
 Grade = Literal["exact", "numerical", "half"]
 TOLERANCE = {"exact": 1e-9, "numerical": 1e-4}
 GPT2_TOLERANCE = 1e-5
+PRECISION: dict[torch.dtype, Literal["float32", "bfloat16"]] = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 MOST_ERROR = 1.5
 FLOOR = 1e-3  # of the naive path's error in half precision, relative: less is no scale to compare with
 
@@ -59,17 +62,31 @@ class Edge:
 
 @torch.no_grad()
 def verify(model: GPT, texts: Texts, grade: Grade = "numerical", paths: Mapping[str, Way] | None = None) -> Iterator[Edge]:
-    """Every edge, as it is measured. ``model`` is in the grade's dtype (float64, float32, bfloat16); ``texts`` are token ids, two at least."""
+    """Every edge, or those of ``paths``, as it is measured.
+
+    ``model`` is in the grade's dtype (float64, float32, bfloat16); ``texts`` are token ids, two at least.
+    """
     dtype = {"exact": torch.float64, "numerical": torch.float32, "half": torch.bfloat16}[grade]
     if model.head_weight.dtype != dtype:
         raise ConfigError(f"a model in {model.head_weight.dtype}", where="grade", expected=f"{dtype} for {grade!r}")
     base, truth = look(model, texts, naive), None
     if grade == "half":
         truth = look(_wide(model), texts, naive)
-    for name, path in (every_path(model) if paths is None else paths).items():
+    edges = {n: functools.partial(_edge, n, grade, model, texts, path, base, truth) for n, path in (every_path(model) if paths is None else paths).items()}
+    if paths is None:
+        allowed = _allowed(grade, model, base, truth)
+        edges |= {n: functools.partial(_written, n, grade, model, texts, write, allowed) for n, write in WRITERS.items()}
+    for name, edge in edges.items():
         start = time.perf_counter()
-        edge = _edge(name, grade, model, texts, path, base, truth)
-        yield dataclasses.replace(edge, seconds=round(time.perf_counter() - start, 3))
+        try:
+            found = edge()
+        except ModuleNotFoundError as error:
+            found = Edge(name, grade, True, 0.0, 0.0, 0, why=f"passed over: {error.name} is not installed")
+        except ConfigError as error:
+            found = Edge(name, grade, True, 0.0, 0.0, 0, why=f"passed over: {error}")
+        except Exception as error:
+            found = Edge(name, grade, False, float("inf"), 0.0, 0, why=f"{type(error).__name__}: {error}")
+        yield dataclasses.replace(found, seconds=round(time.perf_counter() - start, 3))
 
 
 def every_path(model: GPT) -> dict[str, Way]:
@@ -79,11 +96,7 @@ def every_path(model: GPT) -> dict[str, Way]:
 
 def compiled(model: GPT, texts: Texts, see: Callable[[Sequence[Place], Callable[[], Tensor]], None]) -> None:
     """Pages through compiled kernels, all texts in the same steps. Raises ``ConfigError`` for a model that they do not know."""
-    from underhood.kernels.decode import CompiledDecoder
-
-    if model.head_weight.dtype != torch.float32:
-        raise ConfigError(f"a model in {model.head_weight.dtype}", expected="float32")
-    decoder, size = CompiledDecoder(model, huge_pages=False), 4
+    decoder, size = _decoder(model), 4
     pages = [-(-len(t) // size) for t in texts]
     pools = decoder.new_pools(sum(pages), size)
     table = torch.full((len(texts), max(pages)), 0)
@@ -98,6 +111,26 @@ def compiled(model: GPT, texts: Texts, see: Callable[[Sequence[Place], Callable[
 def _compiled_logits(decoder: Any, ids: Tensor, at: Tensor, table: Tensor, pools: Any) -> Tensor:
     logits: Tensor = decoder.logits(decoder.hidden(ids.numpy(), at.numpy(), table.numpy(), pools))
     return logits
+
+
+def _decoder(model: GPT) -> Any:
+    from underhood.kernels.decode import CompiledDecoder
+
+    if model.head_weight.dtype not in PRECISION:
+        raise ConfigError(f"a model in {model.head_weight.dtype}", expected="float32 or bfloat16")
+    return CompiledDecoder(model, PRECISION[model.head_weight.dtype], huge_pages=False)
+
+
+def by_compiled_engine(model: GPT, asked: Sequence[Asked]) -> list[list[int]]:
+    """Through the engine as `underhood serve` runs it: with compiled kernels where there are any for this model."""
+    try:
+        decoder = _decoder(model)
+    except (ConfigError, ModuleNotFoundError):
+        decoder = None
+    return by_engine(model, asked, decoder)
+
+
+WRITERS: dict[str, Writer] = {"drafted": drafted, "engine": by_compiled_engine}
 
 
 def exported(model: GPT, texts: Texts, see: Callable[[Sequence[Place], Callable[[], Tensor]], None]) -> None:
@@ -147,14 +180,7 @@ def _wide(model: GPT) -> GPT:
 
 
 def _edge(name: str, grade: Grade, model: GPT, texts: Texts, path: Way, base: Seen, truth: Seen | None) -> Edge:
-    try:
-        found = look(model, texts, path)
-    except ModuleNotFoundError as error:
-        return Edge(name, grade, True, 0.0, 0.0, 0, why=f"passed over: {error.name} is not installed")
-    except ConfigError as error:
-        return Edge(name, grade, True, 0.0, 0.0, 0, why=f"passed over: {error}")
-    except Exception as error:
-        return Edge(name, grade, False, float("inf"), 0.0, 0, why=f"{type(error).__name__}: {error}")
+    found = look(model, texts, path)
     compared = sum(int((~x.isnan().any(-1)).sum()) for x in found.logits)
     against = base if truth is None else truth
     apart = max(_apart(f, b) for f, b in zip(found.logits, against.logits, strict=True))
@@ -164,6 +190,23 @@ def _edge(name: str, grade: Grade, model: GPT, texts: Texts, path: Way, base: Se
     layer, place = (None, None) if holds else first_difference(found, against, allowed)
     why = "it computed nothing" if not compared else "another greedy token" if lost and apart <= allowed else ""
     return Edge(name, grade, holds, apart, allowed, compared, near, layer, place, why)
+
+
+def _written(name: str, grade: Grade, model: GPT, texts: Texts, write: Writer, allowed: float) -> Edge:
+    """Half of each text goes on greedily. ``error``: how far a written token's logit lies below the naive path's best, relative; ties are allowed for."""
+    asked = [(t[: -(-len(t) // 2)].tolist(), len(t) // 2) for t in texts if len(t) > 1]
+    whole = [torch.tensor([*prompt, *tokens]) for (prompt, _), tokens in zip(asked, write(model, asked), strict=True)]
+    if [len(t) for t in whole] != [len(prompt) + n for prompt, n in asked]:
+        return Edge(name, grade, False, float("inf"), 2 * allowed, 0, why="it wrote too little or too much")
+    worst, near, place = 0.0, 0, None
+    for i, (logits, text, (prompt, _)) in enumerate(zip(look(model, whole, naive).logits, whole, asked, strict=True)):
+        rows = logits[len(prompt) - 1 : -1]
+        short = (rows.max(-1).values - rows.gather(1, text[len(prompt) :, None])[:, 0]) / logits.abs().max().clamp(min=1)
+        wrong = (short > 2 * allowed).nonzero()
+        worst, near = max(worst, float(short.max())), near + int(((short > 0) & (short <= 2 * allowed)).sum())
+        place = (i, len(prompt) + int(wrong[0])) if len(wrong) and place is None else place
+    why = "" if place is None else "a token that is not the likeliest:"
+    return Edge(name, grade, place is None, worst, 2 * allowed, sum(n for _, n in asked), near, None if place is None else -1, place, why)
 
 
 def _allowed(grade: Grade, model: GPT, base: Seen, truth: Seen | None) -> float:
