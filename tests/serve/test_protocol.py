@@ -6,11 +6,13 @@ from typing import Any
 
 import openai
 import pytest
+from pydantic import ValidationError
 
 from tests.infer.small import TOKENIZER, V, alone, model
 from tests.serve.server import NAME, Running, events
 from underhood.infer.generation import Generation
 from underhood.infer.sample import SampleConfig
+from underhood.serve.protocol import ChatRequest, CompletionRequest, Sampling
 
 M, N, B, C = (TOKENIZER.encode(letter)[0] for letter in "MNbc")
 HI = [{"role": "user", "content": "Hi"}]
@@ -341,6 +343,36 @@ def test_a_completion_is_refused(served: Running, fields: dict[str, Any]) -> Non
 def test_what_changes_nothing_is_taken(served: Running, fields: dict[str, Any]) -> None:
     answer = served.chat(**fields)
     assert answer.status_code == 200, answer.text
+
+
+MANY = 20_000
+WRONG: list[tuple[type[Sampling], dict[str, Any]]] = [  # fields with very many faults
+    (CompletionRequest, {"prompt": [""] * MANY}),
+    (CompletionRequest, {"prompt": [-1] * MANY}),
+    (CompletionRequest, {"prompt": [[-1] * MANY] * 3}),
+    (CompletionRequest, {"prompt": [{}] * MANY}),
+    (CompletionRequest, {"prompt": "a", "logit_bias": {f"x{i}": 1 for i in range(MANY)}}),
+    (CompletionRequest, {"prompt": "a", "stop": [""] * MANY}),
+    (CompletionRequest, {"prompt": "a", **{f"x{i}": 1 for i in range(MANY)}}),
+    (CompletionRequest, {"prompt": "a", "stream_options": {f"x{i}": 1 for i in range(MANY)}}),
+    (ChatRequest, {"messages": [{}] * 2048}),
+    (ChatRequest, {"messages": [{"role": "user", "content": [{}] * MANY}] * 2048}),
+    (ChatRequest, {"messages": HI, "modalities": ["x"] * MANY}),
+    (ChatRequest, {"messages": HI, "tools": [1] * MANY}),
+]
+
+
+@pytest.mark.parametrize(("kind", "fields"), WRONG, ids=range(len(WRONG)))
+def test_what_is_said_of_a_wrong_request_does_not_grow_with_it(kind: type[Sampling], fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        kind.model_validate({"model": NAME, **fields})
+    assert caught.value.error_count() <= 12
+
+
+def test_the_first_unknown_field_is_named(served: Running) -> None:
+    error = served.complete(temperature=0, first=1, second=2).json()["error"]
+    assert (error["code"], error["param"]) == ("unknown_parameter", "first")
+    assert served.complete(logit_bias={str(i): 0 for i in range(1025)}).json()["error"]["param"] == "logit_bias"
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """What may be asked, field by field: OpenAI's completions and chat, every number with its bounds, and no field that is not listed.
 
 A field that would change the answer and is not supported is refused. Those in ``Ignored`` change nothing that a client could see in an answer.
+Checking stops at a list's first fault and at the first unknown field, so that what is said of a wrong request does not grow with it.
 """
 
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from underhood.infer.generation import MOST_CHOICES, MOST_LOGPROBS
 
@@ -14,14 +16,32 @@ MOST_MESSAGES, MOST_PROMPTS, MOST_BIASES = 2048, 128, 1024
 LARGEST_SEED = 2**63 - 1
 Stop = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Name = Annotated[str, Field(max_length=256)]
+
+
+def few(value: Any) -> Any:
+    """Refuse a mapping with too many keys before each of them is looked at."""
+    if isinstance(value, dict) and len(value) > MOST_BIASES:
+        raise PydanticCustomError("too_long", "has {found} keys, and at most {most} are allowed", {"found": len(value), "most": MOST_BIASES})
+    return value
 
 
 class Strict(BaseModel):
     """No unknown field, no conversion from one type to another, no NaN."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_one_unknown(cls, value: Any) -> Any:
+        """Of the fields that there are not, the first is complained of."""
+        if not isinstance(value, dict):
+            return value
+        known = {field.alias or name for name, field in cls.model_fields.items()}
+        unknown = [name for name in value if name not in known]
+        return {name: inner for name, inner in value.items() if name in known or name == unknown[0]} if unknown else value
 
 
 class Ignored(Strict):
@@ -58,8 +78,8 @@ class Sampling(Ignored):
     max_tokens: int | None = Field(None, ge=0, lt=2**31)
     n: int | None = Field(None, ge=1, le=MOST_CHOICES)
     seed: int | None = Field(None, ge=-LARGEST_SEED - 1, le=LARGEST_SEED)
-    stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
-    logit_bias: dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Bias] | None = Field(None, max_length=MOST_BIASES)
+    stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS, fail_fast=True)] | None = None
+    logit_bias: Annotated[dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Bias] | None, Field(max_length=MOST_BIASES), BeforeValidator(few)] = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: Name | None = None
@@ -75,9 +95,9 @@ class CompletionRequest(Sampling):
 
     prompt: (
         str
-        | Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS)]
-        | Annotated[list[TokenId], Field(min_length=1)]
-        | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=MOST_PROMPTS)]
+        | Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS, fail_fast=True)]
+        | TokenIds
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=MOST_PROMPTS, fail_fast=True)]
     )
     echo: bool | None = None
     logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
@@ -104,7 +124,7 @@ class Message(Strict):
     """One turn. Roles of tools are not supported yet; the fields that an answer of ours holds may come back."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(min_length=1, max_length=256)]
+    content: str | Annotated[list[TextPart], Field(min_length=1, max_length=256, fail_fast=True)]
     name: Annotated[str, Field(max_length=64)] | None = None
     refusal: None = None
     audio: None = None
@@ -137,13 +157,13 @@ class ResponseFormat(Strict):
 class ChatRequest(Sampling):
     """``/v1/chat/completions``: a conversation to be answered."""
 
-    messages: list[Message] = Field(min_length=1, max_length=MOST_MESSAGES)
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)]
     max_tokens: int | None = Field(None, ge=1, lt=2**31)
     max_completion_tokens: int | None = Field(None, ge=1, lt=2**31)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
     response_format: ResponseFormat | None = None
-    modalities: list[Literal["text"]] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(fail_fast=True)] | None = None
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
     tool_choice: Literal["none", "auto"] | None = None
 
