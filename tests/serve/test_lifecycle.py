@@ -25,7 +25,7 @@ from tests.serve.server import CONFIG, ENGINE, NAME, Running, events, running
 from underhood.infer.engine import EngineConfig
 from underhood.infer.grammar_tokens import Constraint
 from underhood.interop.export import save_model
-from underhood.serve.house import ServeConfig
+from underhood.serve.house import ServeConfig, line_of
 
 LONG = {"max_tokens": 90, "logit_bias": {"256": -100}}
 
@@ -143,6 +143,27 @@ def test_beyond_the_queue_clients_are_told_to_come_again() -> None:
             assert int(answer.headers["retry-after"]) >= 1
             assert answer.json()["error"]["code"] == "queue_full"
         served.require_nothing_held()
+
+
+def test_one_address_has_one_line_whomever_it_names() -> None:
+    """Fairness is between addresses: 20 names are 20 requests of one, and each of another address would go before them."""
+    with running(engine=dataclasses.replace(ENGINE, max_running=1)) as served, ThreadPoolExecutor(20) as threads:
+        slow_down(served, 0.02)
+        asked = [threads.submit(served.complete, user=f"user {i}", max_tokens=8) for i in range(20)]
+        queue, most = served.house.worker.engine.scheduler.batch.queue, (0, 0)
+        while not all(a.done() for a in asked):
+            most = max(most, (len(queue), len(queue.lines)))
+            time.sleep(0.005)
+        assert most[0] >= 10
+        assert most[1] == 1
+
+
+def test_lines_of_addresses() -> None:
+    assert line_of("10.0.0.1") != line_of("10.0.0.2")
+    assert line_of("2001:db8::1") == line_of("2001:db8::ffff:1") != line_of("2001:db8:0:1::1")
+    assert line_of("::ffff:10.0.0.1") != line_of("::ffff:10.0.0.2")
+    assert line_of("fe80::1%eth0") == line_of("fe80::2")
+    assert line_of("") == line_of("")
 
 
 def test_no_more_are_let_inside_than_may_be() -> None:

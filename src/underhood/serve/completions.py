@@ -22,7 +22,7 @@ router = APIRouter()
 async def completions(request: Request, asked: CompletionRequest) -> Response:
     """Continue text."""
     house = house_of(request)
-    client = house.client(request, asked.user)
+    client = house.client(request)
     if asked.stream:
         return await EventStream.begin(stream(house, asked, client), house.config.send_seconds)
     return JSONResponse(await unless_gone(request, whole(house, asked, client)))

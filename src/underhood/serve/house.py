@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import hashlib
+import ipaddress
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -86,11 +87,9 @@ class House:
         """As many wait as may."""
         return ApiError(429, "too many requests wait already; try again later", code="queue_full", retry_after=2)
 
-    def client(self, request: Request, user: str | None) -> str:
-        """Whose turn it is that a request takes: one of few names, so that nobody can fill memory with names."""
-        peer = request.client.host if request.client else ""
-        digest = hashlib.blake2b(f"{peer}/{user or ''}".encode(errors="replace"), digest_size=8).digest()
-        return f"{int.from_bytes(digest, 'little') % CLIENTS}"
+    def client(self, request: Request) -> str:
+        """Whose turn it is that a request takes: its peer's, whoever it says that it asks for, or one peer could stand in many lines."""
+        return line_of(request.client.host if request.client else "")
 
     def require_room(self, prompt: int, wanted: int | None) -> int:
         """How many tokens may follow a prompt of so many. Raises ``ApiError`` where they do not fit."""
@@ -116,6 +115,17 @@ class House:
         """End the threads; what waits for them is dropped."""
         for threads in (self.scribe, self.grammarian):
             threads.shutdown(cancel_futures=True)
+
+
+def line_of(peer: str) -> str:
+    """The line of the queue for an address: one of few, so that nobody can fill memory with them. A host has 2⁶⁴ addresses of IPv6, and one line."""
+    try:
+        address = ipaddress.ip_address(peer.partition("%")[0])
+        peer = str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 and not address.ipv4_mapped else str(address)
+    except ValueError:
+        pass  # a socket of another kind: all who come by it share a line
+    digest = hashlib.blake2b(peer.encode(errors="replace"), digest_size=8).digest()
+    return f"{int.from_bytes(digest, 'little') % CLIENTS}"
 
 
 async def in_time(threads: Executor, work: Callable[[], T], deadline: float) -> T:

@@ -82,7 +82,7 @@ class Sampling(Ignored):
     logit_bias: Annotated[dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Bias] | None, Field(max_length=MOST_BIASES), BeforeValidator(few)] = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    user: Name | None = None
+    user: Name | None = None  # whoever is named waits in the line of the address that asks
 
     @property
     def stops(self) -> tuple[str, ...]:
