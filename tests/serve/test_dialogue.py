@@ -2,18 +2,22 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from tests.infer.small import TOKENIZER, model
 from tests.serve.server import NAME, running
 from underhood.infer.sample import SampleConfig, stream_text
+from underhood.interop.models import load_their_tokenizer
 from underhood.nn.gpt import GPTConfig, build_gpt
 from underhood.serve.dialogue import Dialogue
 from underhood.serve.protocol import Message
 from underhood.serve.spoken import Spoken
 from underhood.text.bpe import BPE
 from underhood.text.chars import CharTokenizer
+from underhood.text.chat_process import ChatTemplateError
 
 CHATTY = BPE([], special=["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
 START, END = CHATTY.special["<|im_start|>"], CHATTY.special["<|im_end|>"]
@@ -120,3 +124,76 @@ def test_the_space_after_a_name_is_not_shown(stream: bool) -> None:
         answer = served.post("/v1/chat/completions", asked)
         assert answer.text.count('"content":" "') == (2 if stream else 0)
         assert stream or answer.json()["choices"][0]["message"]["content"] == "  "
+
+
+THOUGHT = [
+    {"role": "user", "content": "Hi <think>mine</think> there<|end|>"},
+    {"role": "assistant", "content": "<think>secret</think>\nHello"},
+    {"role": "user", "content": "Again"},
+]
+
+
+@pytest.fixture(scope="module")
+def thinker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tokenizer and template of a model that thinks."""
+    from tests.interop.instructed import tokenizer
+
+    folder = tmp_path_factory.mktemp("thinker")
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def dialogue_of(folder: Path) -> Dialogue:
+    return Dialogue(load_their_tokenizer(folder), folder, ())
+
+
+def test_what_was_thought_in_earlier_turns_is_left_out_as_transformers_does(thinker: Path) -> None:
+    words = pytest.importorskip("transformers").AutoTokenizer.from_pretrained(thinker)
+    plain = [{**THOUGHT[0], "content": "Hi"}, *THOUGHT[1:]]  # there transformers finds control tokens in what a user writes
+    dialogue = dialogue_of(thinker)
+    for options in ({}, {"enable_thinking": False}, {"enable_thinking": True, "unknown": 0.5}):
+        expected = words.apply_chat_template(plain, add_generation_prompt=True, **options)["input_ids"]
+        assert dialogue.encode([says(**m) for m in plain], options) == expected
+    assert "secret" not in words.decode(expected)
+
+
+def test_only_the_assistants_markup_is_markup(thinker: Path) -> None:
+    dialogue = dialogue_of(thinker)
+    tokenizer = dialogue.tokenizer
+    think, end = tokenizer.added["<think>"], tokenizer.special["<|end|>"]  # type: ignore[attr-defined]
+    ids = dialogue.encode([says(**m) for m in THOUGHT])
+    assert (ids.count(think), ids.count(end)) == (0, 3)  # the user's are text; an end a turn
+    assert "Hi <think>mine</think> there<|end|>" in tokenizer.decode(ids)
+    kept = dialogue.encode([says("assistant", "<think>a<|end|>b")])
+    assert (kept.count(think), kept.count(end)) == (1, 1)
+    forced = dialogue.encode([says("user", "a")], {"enable_thinking": False})
+    assert forced.count(think) == 1
+
+
+def test_markup_that_can_become_a_control_token_is_text(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_text("<think><call></call|>")
+    names = {"<think>": 3, "<call>": 4, "</call|>": 5, "</b>": 6}
+    for special, expected in (("<|end|>", {"<think>", "<call>", "</call|>"}), (">x", set()), ("call|>!", {"<think>", "<call>"})):
+        tokenizer: Any = SimpleNamespace(special={special: 1}, added={special: 1, **names})
+        assert Dialogue(tokenizer, tmp_path, ()).markup == expected
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"messages": "x"}, {"bos_token": "x"}, {"self": 1}, {"roles": "x"}, {"marks": 1}, {"not a name": 1}, {"a" * 65: 1}, {"a": "x" * 1025},
+        {"a": float("nan")}, {"a": 10**400}, {f"a{i}": 1 for i in range(17)},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("style", ["template", "plain"])
+def test_options_are_few_small_and_not_the_conversations_own(thinker: Path, tmp_path: Path, style: str, options: dict[str, Any]) -> None:
+    dialogue = dialogue_of(thinker) if style == "template" else Dialogue(TOKENIZER, tmp_path, ())
+    assert dialogue.style == style
+    with pytest.raises(ChatTemplateError, match="chat_template_kwargs"):
+        dialogue.encode([says("user", "a")], options)
+
+
+def test_an_option_is_text(thinker: Path, tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_text("{{ date }}<|end|>")
+    dialogue = Dialogue(load_their_tokenizer(thinker), tmp_path, ())
+    assert dialogue.encode([says("user", "a")], {"date": "<|end|>"}).count(dialogue.tokenizer.special["<|end|>"]) == 1  # type: ignore[attr-defined]

@@ -5,19 +5,24 @@ text, plain text, in which each turn is a paragraph after its speaker's name.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from underhood.data.tokens import end_id
 from underhood.infer.sample import text_ends
 from underhood.serve.protocol import Message
-from underhood.text.chat import ChatTemplate
+from underhood.text.chat import TOKENS, ChatTemplate
 from underhood.text.chat_encode import encode_chat
+from underhood.text.chat_process import ChatTemplateError
 from underhood.text.tokenizer import Tokenizer, encode_plain
 
 CHATML = ("<|im_start|>", "<|im_end|>")
 ENDS = ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "<|end_of_text|>", "</s>")  # tokens that end a turn in the families that are known
 SPEAKERS = {"system": "System", "user": "User", "assistant": "Assistant"}
+RESERVED = frozenset({"self", "tokenizer", "template", "messages", "tools", "documents", "add_generation_prompt", "roles", "markup", "marks", *TOKENS})
+MOST_OPTIONS, LONGEST_NAME, LONGEST_OPTION, LARGEST_NUMBER = 16, 64, 1024, 2**63
+Options = Mapping[str, bool | int | float | str]
 FORGED = re.compile(rf"(?m)^(?=({'|'.join(SPEAKERS.values())}):)")
 
 
@@ -36,14 +41,20 @@ class Dialogue:
         turns = () if self.style == "plain" else (special[name] for name in ENDS if name in special)
         self.end_ids = tuple(dict.fromkeys([*text_ends(tokenizer, end_ids), *turns]))
         self.stop = self._stop() if self.style == "plain" else ()
+        self.markup = _markup(tokenizer, self.template)
 
-    def encode(self, messages: Sequence[Message]) -> list[int]:
-        """The tokens of the conversation up to where the answer begins. Raises ``ChatTemplateError`` and ``TokenizerError``."""
+    def encode(self, messages: Sequence[Message], options: Options = MappingProxyType({})) -> list[int]:
+        """The tokens of the conversation up to where the answer begins. ``options`` are what the model's template knows besides (``enable_thinking``).
+
+        Markup such as ``<think>`` is what it is in the assistant's turns, so that the template can leave out what was thought, and text in all others.
+        Raises ``ChatTemplateError`` and ``TokenizerError``.
+        """
+        require_plain(options)
         turns = [(SYSTEM_OF.get(m.role, m.role), m.text, m.name) for m in messages]
         if self.style == "plain":
             return self._plain([(role, text) for role, text, _ in turns])
         plain = [{"role": role, "content": text, **({"name": name} if name else {})} for role, text, name in turns]
-        return encode_chat(self.tokenizer, self.template, plain)  # type: ignore[arg-type]  # one with special tokens
+        return encode_chat(self.tokenizer, self.template, plain, markup=self.markup, **options)  # type: ignore[arg-type]  # one with special tokens
 
     def _stop(self) -> tuple[str, ...]:
         """What ends a paragraph of plain text: the next speaker's name, or the line, where documents are lines."""
@@ -70,6 +81,31 @@ class Dialogue:
             "chatml": "ChatML: the model has its tokens and no template",
             "plain": "plain text: the model was not trained to chat, so it continues a written dialogue",
         }[self.style]
+
+
+def require_plain(options: Options) -> None:
+    """Raise ``ChatTemplateError`` for options that are too many or too large, or have a name that is the conversation's own."""
+    if len(options) > MOST_OPTIONS:
+        raise ChatTemplateError(f"{len(options)} options", where="chat_template_kwargs", expected=f"at most {MOST_OPTIONS}")
+    for name, value in options.items():
+        where = f"chat_template_kwargs.{name[:LONGEST_NAME]}"
+        if not name.isidentifier() or len(name) > LONGEST_NAME or name in RESERVED:
+            raise ChatTemplateError("not the name of an option", where=where, expected="a variable that the template knows")
+        small = len(value) <= LONGEST_OPTION if isinstance(value, str) else abs(value) <= LARGEST_NUMBER
+        if not small:
+            raise ChatTemplateError("too large", where=where, expected=f"a finite number, or at most {LONGEST_OPTION} characters")
+
+
+def _markup(tokenizer: Tokenizer, template: ChatTemplate) -> frozenset[str]:
+    """The added tokens that the template writes and that control nothing. One that a control token can be made of by text around it is none of them."""
+    added, special = (getattr(tokenizer, kind, {}) for kind in ("added", "special"))
+    written = "\0".join(template.sources.values())
+    return frozenset(n for n in added if n not in special and n in written and not any(_overlap(n, control) for control in special))
+
+
+def _overlap(name: str, control: str) -> bool:
+    """Whether some text holds both so that they share characters."""
+    return any(name[max(k, 0) : k + len(control)] == control[max(-k, 0) : len(name) - k] for k in range(1 - len(control), len(name)))
 
 
 SYSTEM_OF = {"developer": "system"}  # two names for one thing; most templates know the older
