@@ -302,6 +302,26 @@ def test_a_step_that_fails_ends_what_runs_and_nothing_else(served: Running, capl
     served.require_nothing_held()
 
 
+def test_an_answer_that_the_engine_lost_in_a_fault_ends_too() -> None:
+    """A step may fail after it has let go of a request and before it has ended it."""
+    with running(config=ServeConfig(deadline=5)) as served:
+        engine = served.house.worker.engine
+        step = engine.step
+
+        def lose() -> int:
+            engine.step = step  # type: ignore[method-assign]
+            for request in list(engine.choices):
+                engine.scheduler.cancel(request)
+                del engine.choices[request]
+            raise RuntimeError("lost")
+
+        engine.step = lose  # type: ignore[method-assign]
+        answer = served.client.post(served.url + "/v1/completions", json={"model": NAME, "prompt": "a"}, timeout=5)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (500, "generation_failed")
+        assert served.complete().status_code == 200
+        served.require_nothing_held()
+
+
 def test_an_engine_that_cannot_go_on_says_so() -> None:
     with running() as served:
         engine = served.house.worker.engine

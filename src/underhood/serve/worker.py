@@ -169,8 +169,8 @@ class Worker:
         except Exception:
             log.exception("the engine cannot go on")
             self.failed = True
-            for choice in [c for answer in list(self.answers) for c in answer.choices]:
-                choice.end("error", FAILED)
+        for choice in [c for answer in list(self.answers) for c in answer.choices]:  # also those that the engine had let go of
+            choice.end("error", FAILED)
 
     def _end(self) -> None:
         self._stopping = True
