@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import random
@@ -25,7 +26,9 @@ from tests.serve.server import CONFIG, ENGINE, NAME, Running, events, running
 from underhood.infer.engine import EngineConfig
 from underhood.infer.grammar_tokens import Constraint
 from underhood.interop.export import save_model
+from underhood.serve import insight
 from underhood.serve.house import ServeConfig, line_of
+from underhood.serve.insight import score
 
 LONG = {"max_tokens": 90, "logit_bias": {"256": -100}}
 
@@ -204,6 +207,52 @@ def test_health_and_metrics_answer_under_load(served: Running) -> None:
     assert values['underhood_answers_total{path="/v1/completions",status="200"}'] >= 1
 
 
+def test_a_prompt_is_scored_between_the_steps_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two at once, in turn: never two pieces of scoring without a step between them while an answer is under way."""
+    happened: list[str] = []
+
+    def noted(*given: Any) -> Any:
+        happened.append("piece")
+        return score(*given)
+
+    monkeypatch.setattr(insight, "PIECE", 4)
+    monkeypatch.setattr(insight, "score", noted)
+    with running() as served, ThreadPoolExecutor(3) as threads:
+        engine = served.house.worker.engine
+        step = engine.step
+
+        def slow() -> int:
+            happened.append("step")
+            time.sleep(0.02)
+            return step()
+
+        engine.step = slow  # type: ignore[method-assign]
+        other = threads.submit(served.complete, **LONG)
+        while len(happened) < 3:
+            time.sleep(0.01)
+        scored = [threads.submit(served.complete, prompt="abcdefgh" * 5, echo=True, logprobs=1, max_tokens=0) for _ in range(2)]
+        assert all(s.result().status_code == 200 for s in scored)
+        assert not other.done()
+        assert happened.count("piece") == 20
+        assert ("piece", "piece") not in itertools.pairwise(happened)
+
+
+def test_scoring_meets_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*given: Any) -> Any:
+        time.sleep(0.1)
+        return score(*given)
+
+    monkeypatch.setattr(insight, "PIECE", 4)
+    monkeypatch.setattr(insight, "score", slow)
+    with running(config=ServeConfig(deadline=0.5)) as served:
+        begin = time.monotonic()
+        answer = served.complete(prompt=["abcdefgh" * 5] * 20, echo=True, logprobs=1, max_tokens=0)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
+        assert time.monotonic() - begin < 5
+        assert served.complete(echo=True, logprobs=1).status_code == 200
+        served.require_nothing_held()
+
+
 # ── faults ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -282,7 +331,7 @@ def test_numbers_that_are_none_are_an_error_and_never_a_token(stream: bool) -> N
         assert found[-1]["error"]["code"] == "generation_failed"
         assert "not finite" in found[-1]["error"]["message"]
         assert not any(c["text"] for e in found[:-1] for c in e["choices"])
-        assert served.complete(prompt="a!", echo=True, logprobs=1, max_tokens=0).status_code == 500
+        assert served.complete(prompt="!a", echo=True, logprobs=1, max_tokens=0).status_code == 500
         served.require_nothing_held()
 
 

@@ -12,6 +12,7 @@ from tests.infer.small import TOKENIZER, V, alone, model
 from tests.serve.server import NAME, Running, events
 from underhood.infer.generation import Generation
 from underhood.infer.sample import SampleConfig
+from underhood.serve.insight import PIECE
 from underhood.serve.protocol import ChatRequest, CompletionRequest, Sampling
 
 M, N, B, C = (TOKENIZER.encode(letter)[0] for letter in "MNbc")
@@ -114,6 +115,17 @@ def test_echo_with_log_probabilities(served: Running, stream: bool) -> None:
     assert logprobs["token_logprobs"][1:3] == pytest.approx([float(rows[0, B]), float(rows[1, C])], abs=1e-5)
     assert logprobs["token_logprobs"][3] == pytest.approx(float(rows[2].max()), abs=1e-5)
     assert all(len(top) == 2 for top in logprobs["top_logprobs"][1:])
+
+
+def test_a_long_prompt_is_scored_in_pieces_as_in_one(served: Running) -> None:
+    import torch
+
+    ids = TOKENIZER.encode("abcdefghij" * 8)
+    assert len(ids) > PIECE
+    found = served.complete(prompt=ids, echo=True, logprobs=3, max_tokens=0).json()["choices"][0]["logprobs"]
+    rows = model()(torch.tensor([ids])).detach()[0].double().log_softmax(-1)
+    assert found["token_logprobs"][1:] == pytest.approx([float(row[i]) for row, i in zip(rows, ids[1:], strict=False)], abs=1e-5)
+    assert [max(top.values()) for top in found["top_logprobs"][1:]] == pytest.approx(rows.max(-1).values[:-1].tolist(), abs=1e-5)
 
 
 def test_an_echo_alone(served: Running) -> None:

@@ -35,14 +35,14 @@ class Echo:
         self.text, self.logprobs = text, logprobs
 
 
-async def echoes(house: House, asked: CompletionRequest, generations: Sequence[Generation], told: Sequence[CompletionLogprobs]) -> list[Echo]:
+async def echoes(house: House, asked: CompletionRequest, generations: Sequence[Generation], told: Sequence[CompletionLogprobs], deadline: float) -> list[Echo]:
     """One for each choice."""
     if not asked.echo:
         return [Echo("", None) for _ in told]
     found: list[Echo] = []
     for g in generations:
         text = house.spoken.decode(g.prompt)
-        infos = None if g.logprobs is None else await house.worker.call(lambda engine, g=g: prompt_logprobs(engine.model, g.prompt, g.logprobs))  # type: ignore[misc]
+        infos = None if g.logprobs is None else await prompt_logprobs(house, g.prompt, g.logprobs, deadline)
         for _ in range(g.n):
             found.append(Echo(text, told[len(found)].of(infos) if infos is not None else None))
     return found
@@ -54,7 +54,7 @@ async def whole(house: House, asked: CompletionRequest, client: str) -> dict[str
         generations = await house.prepared(lambda: asking.completion(house, asked, client, deadline), deadline)
         count = sum(g.n for g in generations)
         told = [CompletionLogprobs(house.spoken) for _ in range(count)]
-        before = await echoes(house, asked, generations, told)
+        before = await echoes(house, asked, generations, told, deadline)
         texts, finish = [e.text for e in before], [""] * count
         tokens: list[list[TokenInfo]] = [[] for _ in texts]
         usage = Usage(generations)
@@ -80,7 +80,7 @@ async def stream(house: House, asked: CompletionRequest, client: str) -> AsyncGe
     with house.admit(asked.model) as deadline:
         generations = await house.prepared(lambda: asking.completion(house, asked, client, deadline), deadline)
         told = [CompletionLogprobs(house.spoken) for g in generations for _ in range(g.n)]
-        before = await echoes(house, asked, generations, told)
+        before = await echoes(house, asked, generations, told, deadline)
         head, usage = Head(house, "text_completion", "cmpl"), Usage(generations)
         wanted = bool(asked.stream_options and asked.stream_options.include_usage)
         empty: dict[str, Any] = {"usage": None} if wanted else {}

@@ -7,7 +7,7 @@ import hashlib
 import ipaddress
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -59,6 +59,7 @@ class House:
         self.most_bytes = self.limit * max(len(self.spoken.bytes_of(i)) for i in range(tokenizer.vocab_size))  # of a text that can fit
         self.scribe = ThreadPoolExecutor(1, thread_name_prefix="scribe")  # tokenizers are for one thread at a time
         self.grammarian = ThreadPoolExecutor(1, thread_name_prefix="grammarian")  # makes guides; nobody else's text waits for a schema
+        self.scoring = asyncio.Lock()  # one prompt's keys and values at a time stand beside the engine's pages
         self.guides: OrderedDict[str, Guide] = OrderedDict()  # the latest ones, by schema
         self.inside, self.draining = 0, False
 
@@ -128,13 +129,20 @@ def line_of(peer: str) -> str:
     return f"{int.from_bytes(digest, 'little') % CLIENTS}"
 
 
-async def in_time(threads: Executor, work: Callable[[], T], deadline: float) -> T:
-    """What ``work`` makes in one of ``threads``. Past the deadline ``ApiError`` (504): what had not begun is dropped, what had ends unheard."""
+@contextlib.asynccontextmanager
+async def until(deadline: float) -> AsyncIterator[None]:
+    """Give up what is waited for in the scope when the deadline passes, with ``ApiError`` (504)."""
     try:
         async with asyncio.timeout(deadline - time.monotonic()):
-            return await asyncio.get_running_loop().run_in_executor(threads, work)
+            yield
     except TimeoutError:
         raise ApiError(504, LATE, code="deadline_exceeded") from None
+
+
+async def in_time(threads: Executor, work: Callable[[], T], deadline: float) -> T:
+    """What ``work`` makes in one of ``threads``. Past the deadline ``ApiError`` (504): what had not begun is dropped, what had ends unheard."""
+    async with until(deadline):
+        return await asyncio.get_running_loop().run_in_executor(threads, work)
 
 
 def fingerprint(model: GPT, name: str) -> str:

@@ -10,34 +10,44 @@ from fastapi.responses import JSONResponse
 from jaxtyping import Float
 from torch import Tensor
 
+from underhood.infer.cache import KVCache
 from underhood.infer.engine import Engine
-from underhood.infer.generation import TokenInfo
+from underhood.infer.generation import NOT_FINITE, TokenInfo
 from underhood.nn.attention import Mixed, plain
 from underhood.nn.gpt import GPT
 from underhood.serve.errors import ApiError
-from underhood.serve.house import House, house_of
+from underhood.serve.house import House, house_of, until
 from underhood.serve.protocol import AttentionRequest
 
 router = APIRouter()
-ROWS = 64  # logits of so many positions are held at once
+PIECE = 64  # tokens of a prompt that are scored between two steps of the engine
 LONGEST = 96  # tokens that are looked at
 DIGITS = 4  # of a weight
 
 
-@torch.no_grad()
-def prompt_logprobs(model: GPT, prompt: Sequence[int], top: int | None) -> list[TokenInfo]:
-    """For each token of ``prompt`` its log-probability after those before it, and the ``top`` likeliest there; the first has none before it."""
-    hidden = model.hidden(torch.tensor([list(prompt)]))[0]
+async def prompt_logprobs(house: House, prompt: Sequence[int], top: int, deadline: float) -> list[TokenInfo]:
+    """For each token of ``prompt`` its log-probability after those before it, and the ``top`` likeliest there; the first has none before it.
+
+    The prompt is computed in pieces, and between two of them the engine makes a step for everybody else. Raises ``ApiError``.
+    """
     found = [TokenInfo(prompt[0])]
-    for begin in range(0, len(prompt) - 1, ROWS):
-        rows = model.logits(hidden[begin : begin + ROWS][: len(prompt) - 1 - begin]).double().log_softmax(-1)
-        if not torch.isfinite(rows).all():
-            raise ApiError(500, "the model's logits are not finite", code="generation_failed")
-        best = rows.topk(min(top or 0, rows.shape[-1]))
-        for row, token in enumerate(prompt[begin + 1 : begin + 1 + len(rows)]):
-            pairs = tuple(zip(best.indices[row].tolist(), best.values[row].tolist(), strict=True))
-            found.append(TokenInfo(token, float(rows[row, token]), pairs))
+    async with until(deadline), house.scoring:
+        cache = KVCache(house.model.config.n_layer, len(prompt))
+        while len(found) < len(prompt):
+            ids = prompt[len(found) - 1 :][: PIECE + 1]
+            found += await house.worker.call(lambda engine, ids=ids: score(engine.model, ids, cache, top))  # type: ignore[misc]
     return found
+
+
+@torch.no_grad()
+def score(model: GPT, ids: Sequence[int], cache: KVCache, top: int) -> list[TokenInfo]:
+    """The same for all of ``ids`` but the first, which continue what the cache holds."""
+    rows = model.logits(model.hidden(torch.tensor([ids[:-1]]), cache)[0]).double().log_softmax(-1)
+    if not torch.isfinite(rows).all():
+        raise ApiError(500, NOT_FINITE, code="generation_failed")
+    best = rows.topk(min(top, rows.shape[-1]))
+    pairs = [tuple(zip(i, p, strict=True)) for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+    return [TokenInfo(token, float(row[token]), likely) for row, token, likely in zip(rows, ids[1:], pairs, strict=True)]
 
 
 @torch.no_grad()
