@@ -87,6 +87,18 @@ def test_a_broken_stack_loads_the_weights_without_a_word(tmp_path: Path, name: s
         ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
         ({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "speed": 3}}, "speed"),
         ({"rope_parameters": None, "rope_scaling": {"type": "su", "factor": 2.0}}, "rope_type"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling.*what rope_parameters says"),
+        (
+            {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}, "rope_scaling": {"rope_type": "yarn", "factor": 2.0, "attention_factor": 1.5}},
+            "rope_scaling",
+        ),
+        ({"rope_parameters": {"rope_type": "linear", "type": "dynamic", "factor": 2.0}}, "as rope_type"),
+        ({"rope_theta": 500000.0}, "rope_theta"),
+        ({"rope_parameters": {"rope_type": "linear"}}, "factor"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": None}}, "factor"),
+        ({"rope_parameters": {"rope_type": "dynamic"}}, "factor"),
+        ({"rope_parameters": {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}}, ": factor"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "factor"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"pretraining_tp": 2}, "pretraining_tp"),
         ({"sliding_window": 8}, "sliding_window"),
@@ -118,3 +130,22 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(CheckpointError):
         load_llama(tmp_path)
+
+
+def test_a_rotation_that_is_told_twice_alike_is_read(tmp_path: Path) -> None:
+    good = transformers.LlamaConfig(**SIZES).to_dict()
+    path = tmp_path / "config.json"
+    told = {"rope_type": "linear", "factor": 2.0}
+    path.write_text(json.dumps(good | {"rope_theta": 5e5, "rope_parameters": {**told, "rope_theta": 5e5}, "rope_scaling": {"type": "linear", **told}}))
+    rope = read_config(path).rope
+    assert rope is not None
+    assert (rope.kind, rope.factor, rope.base) == ("linear", 2.0, 5e5)
+
+
+@torch.no_grad()
+def test_yarn_takes_its_factor_from_the_contexts_where_it_is_null(tmp_path: Path) -> None:
+    """As transformers does, which refuses a file that leaves it out."""
+    theirs = saved(tmp_path, rope_parameters={"rope_type": "yarn", "rope_theta": 10_000.0, "factor": None, "original_max_position_embeddings": 16})
+    assert json.loads((tmp_path / "config.json").read_text())["rope_parameters"]["factor"] is None
+    expected = theirs(IDS).logits
+    assert (load_llama(tmp_path)(IDS) - expected).abs().max() <= 1e-4 * max(1, expected.abs().max())

@@ -16,25 +16,50 @@ LEAST_BASE = 1.001  # at 1 every pair turns alike, below it the angles grow with
 
 def read_rope(fields: Fields, context: int, *, base: float = 10_000.0) -> RopeConfig:
     """The rotation of a model of ``context`` positions. Raises ``CheckpointError`` for a kind or a field that ours does not compute."""
-    found = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
-    if not isinstance(found, dict):
-        raise fields.wrong("rope_parameters", found, "an object")
-    rope = Fields(found, f"{fields.where}: rope_parameters")
-    theta = rope.number("rope_theta", fields.number("rope_theta", base, least=LEAST_BASE), least=LEAST_BASE)
-    fields.get("rope_scaling")
+    rope = _parameters(fields)
+    theta = fields.number("rope_theta", base, least=LEAST_BASE)
+    own = rope.number("rope_theta", theta, least=LEAST_BASE)
+    if own != theta and fields.get("rope_theta") is not None:
+        raise fields.wrong("rope_theta", theta, f"{own:g}, as in {rope.where}")
     kind = rope.one_of("rope_type", KINDS, rope.get("type", "default"))
-    rope.get("type")
+    if rope.get("type", kind) != kind:
+        raise rope.wrong("type", rope.get("type"), f"{kind!r}, as rope_type")
     rope.must_be("partial_rotary_factor", 1, 1.0)
-    made = _scaled(rope, kind, theta, context)
+    made = _scaled(rope, kind, own, context)
     rope.finish(f"a rotation of kind {kind!r}", ignored=_not_read(kind))
     return made
+
+
+def _parameters(fields: Fields) -> Fields:
+    """The object with the rotation's fields. A file that has it under both names must say the same twice: which of them holds is not defined."""
+    names = ("rope_parameters", "rope_scaling")
+    for name in names:
+        if not isinstance(fields.get(name, {}), dict):
+            raise fields.wrong(name, fields.get(name), "an object")
+    new, old = (fields.get(name) or {} for name in names)
+    if new and old and _comparable(new, like=old) != _comparable(old, like=new):
+        raise fields.wrong("rope_scaling", old, "what rope_parameters says")
+    return Fields(new or old, f"{fields.where}: {names[not new and bool(old)]}")
+
+
+def _comparable(values: dict[str, Any], like: dict[str, Any]) -> dict[str, Any]:
+    """The fields, with one word for the kind, and the base where ``like`` has it too. What is null says nothing."""
+    said = {name: v for name, v in values.items() if v is not None and name != "type" and (name != "rope_theta" or name in like)}
+    return {"rope_type": values.get("type", "default")} | said
+
+
+def _factor(rope: Fields, kind: str, context: int) -> float:
+    """How much longer the text is than the trained one. YaRN's may be null, as in transformers: then the two contexts in the file say it."""
+    if kind == "yarn" and "factor" in rope.values and rope.get("factor") is None:
+        return context / rope.count("original_max_position_embeddings", context)
+    return rope.number("factor")
 
 
 def _scaled(rope: Fields, kind: str, base: float, context: int) -> RopeConfig:
     """One kind's own fields."""
     if kind == "default":
         return RopeConfig(base=base)
-    values: dict[str, Any] = {"kind": kind, "base": base, "factor": rope.number("factor", 1.0)}
+    values: dict[str, Any] = {"kind": kind, "base": base, "factor": _factor(rope, kind, context)}
     if kind == "dynamic":
         values["original_context"] = context
     if kind in TRAINED:
