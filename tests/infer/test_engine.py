@@ -318,7 +318,7 @@ def test_a_full_queue_never_stops_choices_that_were_let_in() -> None:
     engine.step()
     several = engine.submit(Generation(prompt=tuple(range(50, 58)), n=4, sample=sample))
     for place in range(4):  # as if those who were pushed out had filled the queue
-        engine.scheduler.add(Request([1, 2, place], 5), reserved=True)
+        engine.scheduler.batch.add(Request([1, 2, place], 5), reserved=True)
     for request in list(engine.scheduler.batch.queue.lines[""])[-4:]:
         engine.choices[request] = Choice(Generation(prompt=tuple(request.tokens), sample=SampleConfig(max_tokens=5)), 0, TOKENIZER)
         engine.choices[request].request = request

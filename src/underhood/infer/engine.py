@@ -225,10 +225,14 @@ class Engine:
                 raise RequestRefused(f"token {token}", expected=f"ids from 0 to {V - 1}")
 
     def _enter(self, choice: Choice, *, reserved: bool = False) -> None:
+        """Let a choice wait, whose place ``submit`` may have counted before."""
         if not self.config.share_prefixes:
             self._unshared += 1
             choice.request.salt = f"alone/{self._unshared}"
-        self.scheduler.add(choice.request, reserved=reserved)
+        if reserved:
+            self.scheduler.batch.add(choice.request, reserved=True)
+        else:
+            self.scheduler.add(choice.request)
         self.choices[choice.request] = choice
         if choice.request.n_max == 0:
             choice.end("length")
@@ -237,7 +241,7 @@ class Engine:
     def _release(self, first: Request) -> None:
         """The prompt is computed: the other choices of its generation may come, and find it in the pages."""
         for choice in self.later.pop(first, []):
-            self._enter(choice, reserved=True)  # ``submit`` counted it
+            self._enter(choice, reserved=True)
 
     def _leave(self, choice: Choice) -> None:
         self.scheduler.cancel(choice.request)

@@ -22,9 +22,9 @@ class Scheduler:
     def __init__(self, config: SchedulerConfig, pool: BlockPool) -> None:
         self.config, self.pool, self.batch = config, pool, Batch(config, pool)
 
-    def add(self, request: Request, *, reserved: bool = False) -> None:
-        """Let a request wait. Raises ``RequestRefused`` for one that can never run and, unless its place was ``reserved``, ``QueueFull``."""
-        self.batch.add(request, reserved=reserved)
+    def add(self, request: Request) -> None:
+        """Let a request wait. Raises ``RequestRefused`` for one that can never run and ``QueueFull``."""
+        self.batch.add(request)
 
     def cancel(self, request: Request) -> None:
         """The request leaves, waiting or running, and its blocks are free."""
