@@ -6,7 +6,7 @@ const make = (tag, kind, text) => Object.assign(document.createElement(tag), { c
 const SETTINGS = ["system", "temperature", "top_p", "max_tokens", "seed"];
 const ALTERNATIVES = 5;
 let model = null;
-let turns = []; // {role, content}
+let turns = []; // {role, content}; a new chat is a new array
 let running = null; // an AbortController while an answer comes
 
 // ── asking ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -63,7 +63,7 @@ async function stream(text, signal, note) {
       return await ask(...request(text), signal);
     } catch (error) {
       if (error.code !== "context_length_exceeded" || continues() || turns.length < 2) throw error;
-      turns = turns.slice(turns[1]?.role === "assistant" ? 2 : 1);
+      turns.splice(0, turns[1]?.role === "assistant" ? 2 : 1);
       note("earlier turns left out: the context is full");
     }
   }
@@ -82,7 +82,9 @@ function tokensOf(choice) {
   });
 }
 
-async function answer(text) {
+/** Answer `text`, which stands in the log as `given`, or nowhere yet. */
+async function answer(text, given) {
+  const chat = turns;
   running = new AbortController();
   $("send").textContent = "Stop";
   $("send").classList.add("stop");
@@ -114,13 +116,25 @@ async function answer(text) {
     end = error.name === "AbortError" ? "stopped" : "failed";
     if (end === "failed") foot.append(make("span", "error", error.message));
   }
-  if (!continues() && (whole || end !== "failed")) turns.push({ role: "assistant", content: whole });
-  if (!whole && !said.firstChild) said.append(make("span", "given", end === "failed" ? "—" : "(nothing)"));
+  const vain = end === "failed" && !whole;
+  if (chat === turns) {
+    if (vain) takeBack(text, given);
+    else if (given) turns.push({ role: "assistant", content: whole });
+  }
+  if (!whole && !said.firstChild) said.append(make("span", "given", vain ? "—" : "(nothing)"));
   const seconds = (performance.now() - (first || begin)) / 1000;
   follow(() => finish(foot, continues() ? text + whole : whole, end, usage, seconds));
   running = null;
   $("send").textContent = "Send";
   $("send").classList.remove("stop");
+}
+
+/** What was not answered goes back to where it was written, or two turns of one speaker would follow each other. */
+function takeBack(text, given) {
+  if (given) turns.pop();
+  given?.remove();
+  $("text").value ||= text;
+  grow();
 }
 
 /** A piece as nodes; the space before a word has no colour of its own, or it would hang at the ends of lines. */
@@ -196,15 +210,16 @@ function submit() {
   if (running) return running.abort();
   const text = continues() ? $("text").value : $("text").value.trim();
   if (!text || !model) return;
+  let given = null;
   if (!continues()) {
     turns.push({ role: "user", content: text });
-    const turn = make("div", "turn user");
-    turn.append(make("div", "said", text));
-    add(turn);
+    given = make("div", "turn user");
+    given.append(make("div", "said", text));
+    add(given);
   }
   $("text").value = "";
   grow();
-  answer(text);
+  answer(text, given);
 }
 
 // ── probabilities under the pointer ─────────────────────────────────────────────────────────────────────────────────────
