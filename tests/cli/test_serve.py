@@ -51,6 +51,16 @@ def test_options_reach_the_engine_and_the_doors(folder: Path, served: Served, ca
     assert "plain text" in capsys.readouterr().err
 
 
+def test_batch_invariance_needs_compiled_kernels(folder: Path, served: Served, capsys: Capture) -> None:
+    command = ["serve", str(folder), "--port", "0", "--batch-invariant"]
+    assert main([*command, "--kernels", "torch"]) == 2
+    assert "compiled kernels" in capsys.readouterr().err
+    assert not served
+    pytest.importorskip("numba")
+    assert main(command) == main(command[:-1]) == 0
+    assert [house.engine_config.batch_invariant for house, *_ in served] == [True, False]
+
+
 def test_the_folders_name_is_the_models(folder: Path, served: Served) -> None:
     assert main(["serve", str(folder), "--kernels", "torch", "--port", "0"]) == 0
     assert served[0][0].name == "little"

@@ -27,6 +27,10 @@ def command(
     name: Annotated[str, typer.Option(help="What the model is called; its folder's name otherwise.")] = "",
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     kernels: Annotated[str, typer.Option(help="auto: compiled ones where there are any; torch: none.")] = "auto",
+    batch_invariant: Annotated[
+        bool,
+        typer.Option("--batch-invariant", help="Compiled kernels for every step: an answer's bits do not depend on who shares it. Long prompts take longer."),
+    ] = False,
     guesses: Annotated[int, typer.Option(min=0, max=15, help="Guess so many tokens a step from what a text repeats: the same answers, sooner.")] = 0,
     cache_mb: Annotated[float, typer.Option(min=1, help="Memory for keys and values.")] = 512.0,
     max_running: Annotated[int, typer.Option(min=1, max=1024, help="Answers that are written at once.")] = 32,
@@ -49,7 +53,7 @@ def command(
     inside = max_running + max_waiting + SPARE
     limits = ServeConfig(token=token or os.environ.get(TOKEN, ""), deadline=deadline, grace=grace, inside=inside)
     config = doors(limits, host, allow_host or [], allow_anyone)
-    engine = EngineConfig(cache_mb=cache_mb, max_running=max_running, max_waiting=max_waiting, guesses=guesses)
+    engine = EngineConfig(cache_mb=cache_mb, max_running=max_running, max_waiting=max_waiting, guesses=guesses, batch_invariant=batch_invariant)
     engine = dataclasses.replace(engine, tokens_per_step=max(engine.tokens_per_step, max_running))
     parts = chosen_parts(mine, with_ or [])
     with listen(host, port) as listening, bound(parts):
