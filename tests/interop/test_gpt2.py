@@ -199,6 +199,7 @@ def test_tokenizer_in_either_form(tmp_path: Path) -> None:
     (tmp_path / "two").mkdir()
     (tmp_path / "two" / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(tokens)} | bpe.special))
     (tmp_path / "two" / "merges.txt").write_text("\n".join(["#version: 0.2", *(f"{tokens[a]} {tokens[b]}" for a, b in bpe.merges), ""]))
+    (tmp_path / "two" / "config.json").write_text('{"model_type": "gpt2"}')
     text = "the mat é <|endoftext|>"
     for name in ("one", "two"):
         assert load_their_tokenizer(tmp_path / name).encode(text) == bpe.encode(text)

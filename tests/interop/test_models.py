@@ -6,11 +6,14 @@ import pytest
 import torch
 
 from underhood.base.config import to_plain
-from underhood.base.errors import CheckpointError
+from underhood.base.errors import CheckpointError, TokenizerError
 from underhood.interop.export import save_model
-from underhood.interop.models import open_model
+from underhood.interop.models import load_their_tokenizer, open_model
 from underhood.nn.gpt import GPT, GPTConfig, build_gpt
+from underhood.text.bpe import BPE
 from underhood.text.chars import CharTokenizer
+from underhood.text.gpt2_files import write_gpt2_files
+from underhood.text.vocabulary import Vocabulary
 from underhood.train.checkpoint import Checkpoint, model_tensors, save_checkpoint
 
 TOKENIZER = CharTokenizer.train("abc ")
@@ -96,3 +99,16 @@ def test_what_we_export_ends_at_no_new_line(tmp_path: Path) -> None:
     assert lines.ids["\n"] == 0
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert theirs.generate(torch.tensor([[1]]), do_sample=False, max_new_tokens=6, pad_token_id=0)[0].tolist() == [1] + [0] * 6
+
+
+def test_merges_are_read_as_gpt2s_for_gpt2_alone(tmp_path: Path) -> None:
+    """Qwen's slow tokenizer writes the same two files, and splits digits one by one."""
+    words = BPE.train(["one two two three three three"], 262, special=["<|endoftext|>"])
+    write_gpt2_files(tmp_path, Vocabulary(merges=words.merges, special=words.special))
+    (tmp_path / "vocab.bpe").rename(tmp_path / "merges.txt")
+    (tmp_path / "encoder.json").rename(tmp_path / "vocab.json")
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    assert load_their_tokenizer(tmp_path).encode("three two") == words.encode("three two")
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
+    with pytest.raises(TokenizerError, match="save_pretrained"):
+        load_their_tokenizer(tmp_path)

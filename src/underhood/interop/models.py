@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from underhood.base.config import from_plain
-from underhood.base.errors import CheckpointError, UserError
+from underhood.base.errors import CheckpointError, TokenizerError, UserError
 from underhood.data.places import cache_folder
 from underhood.interop.fields import read_object
 from underhood.interop.gpt2 import load_gpt2
@@ -21,6 +21,7 @@ from underhood.text.tokenizer import Tokenizer, load_tokenizer
 from underhood.train.checkpoint import Checkpoint, checkpoints, latest_checkpoint, load_checkpoint, load_model
 
 KNOWN = ("gpt2", *FAMILIES)
+CONVERT = "Let transformers convert it: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
 
 
 def open_model(path: str | os.PathLike[str], *, readable: bool = False, dtype: torch.dtype = torch.float32, **changes: Any) -> tuple[GPT, Tokenizer, GPTConfig]:
@@ -83,9 +84,12 @@ def load_their_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
     if (folder / "tokenizer.json").is_file():
         return load_tokenizer(folder)
     if (folder / "merges.txt").is_file():
+        if (kind := model_type(folder)) != "gpt2":  # others have the same two files and split words in another way, which the files do not say
+            problem = f"merges.txt of {repr(kind)[:200]} does not say how words are split"
+            raise TokenizerError(problem, where=str(folder), expected="tokenizer.json", remedy=CONVERT)
         vocabulary = read_gpt2_files(folder, "merges.txt", "vocab.json")
         return FastBPE(vocabulary.merges, vocabulary.pattern, vocabulary.special)
-    remedy = "Let transformers convert it: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)" if (folder / "tokenizer.model").is_file() else ""
+    remedy = CONVERT if (folder / "tokenizer.model").is_file() else ""
     raise CheckpointError("no tokenizer", where=str(folder), expected="tokenizer.json, or vocab.json with merges.txt", remedy=remedy)
 
 
