@@ -99,6 +99,7 @@ def test_a_broken_stack_loads_the_weights_without_a_word(tmp_path: Path, name: s
         ({"rope_parameters": {"rope_type": "dynamic"}}, "factor"),
         ({"rope_parameters": {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}}, ": factor"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "factor"),
+        ({"rope_interleaved": True}, "rope_interleaved"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"pretraining_tp": 2}, "pretraining_tp"),
         ({"sliding_window": 8}, "sliding_window"),
@@ -149,3 +150,33 @@ def test_yarn_takes_its_factor_from_the_contexts_where_it_is_null(tmp_path: Path
     assert json.loads((tmp_path / "config.json").read_text())["rope_parameters"]["factor"] is None
     expected = theirs(IDS).logits
     assert (load_llama(tmp_path)(IDS) - expected).abs().max() <= 1e-4 * max(1, expected.abs().max())
+
+
+@pytest.mark.parametrize("fields", [{"rope_interleaved": False}, {"rope_interleaved": None}])
+def test_rotation_of_halves_may_be_said(tmp_path: Path, fields: dict[str, Any]) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(transformers.LlamaConfig(**SIZES).to_dict() | fields))
+    assert read_config(path).n_head == 4
+
+
+@pytest.mark.parametrize("family", ["Llama", "Qwen2", "Qwen3"])
+def test_null_heads_of_keys_and_values_are_as_many_as_of_queries(tmp_path: Path, family: str) -> None:
+    """As in transformers, whose defaults (32 in Qwen) hold only where the field is left out. Its Mistral refuses null; ours reads it alike."""
+    kind = getattr(transformers, f"{family}Config")
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(kind(**SIZES).to_dict() | {"num_key_value_heads": None}))
+    assert read_config(path).n_kv_head == kind(**SIZES, num_key_value_heads=None).num_key_value_heads == 4
+
+
+def test_a_null_width_of_heads_is_refused_where_transformers_refuses_it(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    for family, width in (("Llama", 12), ("Mistral", 12), ("Qwen3", None)):
+        kind = getattr(transformers, f"{family}Config")
+        path.write_text(json.dumps(kind(**SIZES, num_key_value_heads=2).to_dict() | {"head_dim": None}))
+        if width is None:
+            with pytest.raises(CheckpointError, match="head_dim"):
+                read_config(path)
+            with pytest.raises(Exception, match="head_dim"):
+                kind(**SIZES, head_dim=None)
+        else:
+            assert read_config(path).head_dim == kind(**SIZES, num_key_value_heads=2, head_dim=None).head_dim == width

@@ -12,7 +12,7 @@ BOOKKEEPING = frozenset({  # what training, other tasks or the library itself ne
     "sep_token_id", "decoder_start_token_id", "tokenizer_class", "attention_dropout", "_name_or_path", "name_or_path", "chunk_size_feed_forward", "id2label",
     "label2id", "num_labels", "_num_labels", "problem_type", "finetuning_task", "task_specific_params", "return_dict", "output_attentions",
     "output_hidden_states", "is_encoder_decoder", "is_decoder", "torchscript", "gradient_checkpointing", "prefix", "_attn_implementation",
-    "_attn_implementation_autoset", "auto_map", "unsloth_version", "unsloth_fixed", "is_llama_config", "rope_interleaved", "transformers.js_config",
+    "_attn_implementation_autoset", "auto_map", "unsloth_version", "unsloth_fixed", "is_llama_config", "transformers.js_config",
 })  # fmt: skip
 LARGEST = 10**9
 LEAST_NUMBER, MOST_NUMBER = 1e-30, 1e12  # beyond these, sums and products of what is computed from a field can leave what a float holds

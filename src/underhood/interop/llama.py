@@ -131,6 +131,7 @@ def read_config(path: Path) -> GPTConfig:
         raise CheckpointError(str(error), where=str(path)) from error
     fields.must_be("quantization_config")
     fields.must_be("pretraining_tp", 1)
+    fields.must_be("rope_interleaved", False)
     fields.finish(f"the family {name}")
     return config
 
@@ -154,10 +155,16 @@ def _config(fields: Fields, family: Family) -> GPTConfig:
 
 
 def _heads(fields: Fields, family: Family, sizes: Mapping[str, int]) -> dict[str, int]:
-    """How many heads of keys and values there are, and how wide a head is."""
-    shared = fields.count("num_key_value_heads", family.kv_heads or sizes["n_head"])
+    """How many heads of keys and values there are, and how wide a head is.
+
+    Null heads of keys and values are as many as of queries, whatever the family's default; a null width is none where the family has a default.
+    """
+    given = "num_key_value_heads" in fields.values
+    shared = fields.count("num_key_value_heads", sizes["n_head"] if given or family.kv_heads is None else family.kv_heads)
     if sizes["n_head"] % shared:
         raise fields.wrong("num_key_value_heads", shared, f"a divisor of {sizes['n_head']}, the heads of queries")
+    if family.head_dim is not None and "head_dim" in fields.values and fields.get("head_dim") is None:
+        raise fields.wrong("head_dim", None, f"a width; {family.head_dim} where it is left out")
     head_dim = fields.count("head_dim", family.head_dim or max(1, sizes["width"] // sizes["n_head"]))
     if head_dim % 2:
         raise fields.wrong("head_dim", head_dim, "an even number: pairs are rotated")
