@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -9,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from tests.infer.small import TOKENIZER, V, alone, model
-from tests.serve.server import NAME, Running, events
+from tests.serve.server import NAME, Running, events, running
 from underhood.infer.generation import Generation
 from underhood.infer.sample import SampleConfig
 from underhood.serve.insight import PIECE
@@ -196,6 +197,16 @@ def test_json_by_a_schema(served: Running) -> None:
     assert isinstance(json.loads(served.chat(response_format={"type": "json_object"}, max_tokens=40).json()["choices"][0]["message"]["content"]), dict)
 
 
+def test_options_reach_the_chat_template(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_text("{% if enable_thinking is false %}<no>{% endif %}{{ messages[0]['content'] }}")
+    with running(folder=tmp_path) as served:
+        counts = [
+            served.chat(chat_template_kwargs=options).json()["usage"]["prompt_tokens"]
+            for options in (None, {"enable_thinking": True}, {"enable_thinking": False})
+        ]
+    assert counts == [2, 2, 6]
+
+
 def test_logprobs_of_a_chat_are_log_probabilities(served: Running) -> None:
     content = served.chat(logprobs=True, top_logprobs=20, seed=1).json()["choices"][0]["logprobs"]["content"]
     assert len(content) == 4
@@ -291,6 +302,13 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"reasoning_effort": "high"}, "reasoning_effort"),
     ({"chat_template": "{{ 7 * 7 }}"}, "chat_template"),
     ({"guided_regex": "(a+)+$"}, "guided_regex"),
+    ({"chat_template_kwargs": {f"x{i}": 1 for i in range(17)}}, "chat_template_kwargs"),
+    ({"chat_template_kwargs": {"x" * 65: 1}}, "chat_template_kwargs"),
+    ({"chat_template_kwargs": {"x": []}}, "chat_template_kwargs.x"),
+    ({"chat_template_kwargs": {"x": "y" * 1025}}, "chat_template_kwargs.x"),
+    ({"chat_template_kwargs": {"x": 10**30}}, "chat_template_kwargs.x"),
+    ({"chat_template_kwargs": {"messages": 1}}, "chat_template_kwargs.messages"),
+    ({"chat_template_kwargs": [1]}, "chat_template_kwargs"),
     ({"top_logprobs": 3}, "top_logprobs"),
     ({"top_logprobs": 21, "logprobs": True}, "top_logprobs"),
     ({"response_format": {"type": "xml"}}, "response_format.type"),
@@ -347,6 +365,8 @@ def test_a_completion_is_refused(served: Running, fields: dict[str, Any]) -> Non
         {"tools": []},
         {"tool_choice": "none"},
         {"modalities": ["text"]},
+        {"chat_template_kwargs": None},
+        {"chat_template_kwargs": {"enable_thinking": False, "effort": "high", "k": 1, "x": 0.5}},
         {"response_format": {"type": "text"}},
         {"messages": [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": [{"type": "text", "text": "Hi"}], "name": "ann"}]},
         {"messages": [*HI, {"role": "assistant", "content": "ho", "refusal": None, "tool_calls": None}, *HI]},
@@ -370,6 +390,7 @@ WRONG: list[tuple[type[Sampling], dict[str, Any]]] = [  # fields with very many 
     (ChatRequest, {"messages": [{}] * 2048}),
     (ChatRequest, {"messages": [{"role": "user", "content": [{}] * MANY}] * 2048}),
     (ChatRequest, {"messages": HI, "modalities": ["x"] * MANY}),
+    (ChatRequest, {"messages": HI, "chat_template_kwargs": {f"x{i}": [] for i in range(MANY)}}),
     (ChatRequest, {"messages": HI, "tools": [1] * MANY}),
 ]
 

@@ -48,7 +48,7 @@ def _unguided(house: House, asked: ChatRequest, client: str, deadline: float) ->
     wanted = asked.max_completion_tokens if asked.max_tokens is None else asked.max_tokens
     logprobs = (asked.top_logprobs or 0) if asked.logprobs else None
     house.require_short(sum(_bytes(message.text) for message in asked.messages))
-    prompt = house.dialogue.encode(asked.messages)
+    prompt = house.dialogue.encode(asked.messages, asked.chat_template_kwargs or {})
     ways = {"seed": _seed(asked), "client": client, "deadline": deadline, "logprobs": logprobs}
     return _generation(house, asked, prompt, wanted, stop=house.dialogue.stop, end_ids=house.dialogue.end_ids, **ways)  # type: ignore[arg-type]
 

@@ -13,19 +13,25 @@ from underhood.infer.generation import MOST_CHOICES, MOST_LOGPROBS
 
 MOST_STOPS, LONGEST_STOP = 4, 256
 MOST_MESSAGES, MOST_PROMPTS, MOST_BIASES = 2048, 128, 1024
+MOST_OPTIONS, LONGEST_OPTION = 16, 1024
 LARGEST_SEED = 2**63 - 1
 Stop = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Name = Annotated[str, Field(max_length=256)]
+Option = bool | int | float | Annotated[str, Field(max_length=LONGEST_OPTION)]
 
 
-def few(value: Any) -> Any:
-    """Refuse a mapping with too many keys before each of them is looked at."""
-    if isinstance(value, dict) and len(value) > MOST_BIASES:
-        raise PydanticCustomError("too_long", "has {found} keys, and at most {most} are allowed", {"found": len(value), "most": MOST_BIASES})
-    return value
+def at_most(most: int) -> BeforeValidator:
+    """Refuse a mapping with more keys before each of them is looked at."""
+
+    def counted(value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > most:
+            raise PydanticCustomError("too_long", "has {found} keys, and at most {most} are allowed", {"found": len(value), "most": most})
+        return value
+
+    return BeforeValidator(counted)
 
 
 class Strict(BaseModel):
@@ -79,7 +85,7 @@ class Sampling(Ignored):
     n: int | None = Field(None, ge=1, le=MOST_CHOICES)
     seed: int | None = Field(None, ge=-LARGEST_SEED - 1, le=LARGEST_SEED)
     stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS, fail_fast=True)] | None = None
-    logit_bias: Annotated[dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Bias] | None, Field(max_length=MOST_BIASES), BeforeValidator(few)] = None
+    logit_bias: Annotated[dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Bias] | None, Field(max_length=MOST_BIASES), at_most(MOST_BIASES)] = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: Name | None = None  # whoever is named waits in the line of the address that asks
@@ -155,7 +161,7 @@ class ResponseFormat(Strict):
 
 
 class ChatRequest(Sampling):
-    """``/v1/chat/completions``: a conversation to be answered."""
+    """``/v1/chat/completions``: a conversation to be answered. ``chat_template_kwargs`` is vLLM's addition: what the model's template knows besides."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)]
     max_tokens: int | None = Field(None, ge=1, lt=2**31)
@@ -163,6 +169,7 @@ class ChatRequest(Sampling):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
     response_format: ResponseFormat | None = None
+    chat_template_kwargs: Annotated[dict[Annotated[str, Field(max_length=64)], Option] | None, Field(max_length=MOST_OPTIONS), at_most(MOST_OPTIONS)] = None
     modalities: Annotated[list[Literal["text"]], Field(fail_fast=True)] | None = None
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
     tool_choice: Literal["none", "auto"] | None = None
