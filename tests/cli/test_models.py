@@ -6,12 +6,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.infer.small import SIZES
+from tests.infer.small import model as small
+from underhood.base.config import to_plain
 from underhood.cli.main import main
+from underhood.infer.paged import PagedCache
 from underhood.interop.export import save_model
 from underhood.interop.models import open_model
 from underhood.lab.patch import Edit, applied
-from underhood.nn.gpt import build_gpt
+from underhood.nn.attention import LatentConfig
+from underhood.nn.gpt import GPT, build_gpt
+from underhood.nn.llama import llama
 from underhood.text.bpe import BPE
+from underhood.train.checkpoint import Checkpoint, model_tensors, save_checkpoint
 from underhood.train.recipes import modern
 
 TOKENIZER = BPE([], special=["<|endoftext|>"])
@@ -49,6 +56,36 @@ def test_info_reads_no_weights(folder: Path, capsys: pytest.CaptureFixture[str])
     assert facts["tensors"]["tokens.weight"] == [257, 64]
     assert main(["info", str(folder)]) == 0
     assert "rotation" in capsys.readouterr().out
+
+
+def run_of(model: GPT, folder: Path) -> Path:
+    """A run with one checkpoint of ``model``."""
+    facts = {"config": {"model": to_plain(model.config)}}
+    save_checkpoint(folder, 0, Checkpoint(model=model_tensors(model), state={"none": torch.zeros(1)}, facts=facts))
+    return folder
+
+
+def test_info_counts_the_positions_that_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The server keeps every position in float32, also those that no window sees: as many bytes as its pages have."""
+    made = small("mistral")
+    run = run_of(made, tmp_path)
+    assert main(["info", str(run), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    pages = PagedCache(made.config, made.config.context // 4, 4)
+    held = sum(pool.numel() * pool.element_size() for pair in pages.pools for pool in pair)
+    assert facts["cache_bytes"][str(made.config.context)] == held == 2 * 2 * 96 * 2 * 8 * 4  # both, layers, tokens, heads, width, bytes
+    assert facts["seen_bytes"][str(made.config.context)] == 2 * 2 * 19 * 2 * 8 * 4
+    assert main(["info", str(run)]) == 0
+    out = capsys.readouterr().out
+    assert "25 kB, of which windows leave 5 kB in sight" in out
+    assert "bfloat16)" not in out
+
+
+def test_info_counts_what_latent_attention_caches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    latent = LatentConfig(kv_rank=8, rope_width=4, nope_width=4, value_width=8)
+    made = build_gpt(llama(**SIZES, attention="underhood.nn.latent:LatentAttention", positions="Rotary", latent=latent), 0)
+    assert main(["info", str(run_of(made, tmp_path)), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["cache_bytes"]["96"] == 2 * 96 * (8 + 4) * 4  # layers, tokens, numbers, bytes
 
 
 def test_info_refuses_what_it_does_not_know(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

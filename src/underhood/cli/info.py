@@ -1,5 +1,6 @@
 """``underhood info``: what a model is, and what it needs, before anything of it is loaded."""
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,17 +29,24 @@ def command(
     print(columns([(name, str(value)) for name, value in facts.items() if not isinstance(value, dict)]))
     print("\nMemory of the weights")
     print(columns([(dtype, _size(b)) for dtype, b in facts["weights_bytes"].items()], indent="  "))
-    print("\nMemory of keys and values, for one text of so many tokens (float32; half of it in bfloat16)")
-    print(columns([(f"{n} tokens", _size(b)) for n, b in facts["cache_bytes"].items()], indent="  "))
+    print("\nMemory of keys and values, for one text of so many tokens (float32, whatever the weights are in)")
+    print(columns([(f"{n} tokens", _kept(facts, n)) for n in facts["cache_bytes"]], indent="  "))
     if tensors:
         print("\nTensors")
         print(columns([(name, " × ".join(map(str, shape))) for name, shape in shapes.items()], indent="  "))
+
+
+def _kept(facts: dict[str, Any], length: int) -> str:
+    """What all positions take, for all are kept in serving, and how much of it the windows still see."""
+    whole, seen = facts["cache_bytes"][length], facts["seen_bytes"][length]
+    return _size(whole) + (f", of which windows leave {_size(seen)} in sight" if seen < whole else "")
 
 
 def describe(model: Path) -> dict[str, Any]:
     """What there is to know of a model from its config and its tensors' headers."""
     import torch
 
+    from underhood.infer.cache import cache_bytes
     from underhood.nn.gpt import GPT
 
     config, family, stored = _config(model)
@@ -48,7 +56,7 @@ def describe(model: Path) -> dict[str, Any]:
     count = sum(p.numel() for p in skeleton.parameters())
     head = config.n_kv_head or config.n_head
     lengths = sorted({n for n in (256, 1024, 4096, 16_384, 65_536, config.context) if n <= config.context})
-    token = 2 * config.n_layer * head * config.head_width * 4
+    every = dataclasses.replace(config, window=None, window_from=0)  # the pages of the server keep what a window no longer sees
     return {
         "model": str(model),
         "family": family,
@@ -65,7 +73,8 @@ def describe(model: Path) -> dict[str, Any]:
         "rotation": "none" if config.rope is None else f"{config.rope.kind}, base {config.rope.base:g}, factor {config.rope.factor:g}",
         "head": "the token embedding" if config.tie else "of its own",
         "weights_bytes": {dtype: int(count * size) for dtype, size in BYTES.items()},
-        "cache_bytes": {n: min(n, config.window or n) * token if config.window_from == 0 else n * token for n in lengths},
+        "cache_bytes": {n: cache_bytes(every, n) for n in lengths},
+        "seen_bytes": {n: cache_bytes(config, n) for n in lengths},
         "tensors": shapes,
     }
 
