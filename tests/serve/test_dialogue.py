@@ -9,9 +9,11 @@ import pytest
 
 from tests.infer.small import TOKENIZER, model
 from tests.serve.server import NAME, running
+from underhood.infer.generation import TokenInfo
 from underhood.infer.sample import SampleConfig, stream_text
 from underhood.interop.models import load_their_tokenizer
 from underhood.nn.gpt import GPTConfig, build_gpt
+from underhood.serve.answers import CompletionLogprobs
 from underhood.serve.dialogue import Dialogue
 from underhood.serve.protocol import Message
 from underhood.serve.spoken import Spoken
@@ -98,6 +100,17 @@ def test_ids_that_are_no_text_are_not_shown() -> None:
     assert spoken.decode(ids) == "ab"
     assert spoken.bytes_of(START) == b"<|im_start|>"
     assert spoken.bytes_of(10**6) == b""
+
+
+def test_offsets_are_those_of_the_text_that_is_shown() -> None:
+    """A begin token is not shown, and the two bytes of é are one character."""
+    ids = [START, *CHATTY.encode("aéb"), END, *CHATTY.encode("c")]
+    tokens = [TokenInfo(i, -1.0, ()) for i in ids]
+    spoken = Spoken(CHATTY)
+    assert spoken.decode(ids) == "aébc"
+    assert CompletionLogprobs(spoken).of(tokens)["text_offset"] == [0, 0, 1, 1, 2, 3, 3]
+    told = CompletionLogprobs(spoken)
+    assert [offset for t in tokens for offset in told.of([t])["text_offset"]] == [0, 0, 1, 1, 2, 3, 3]
 
 
 def test_a_model_with_more_ids_than_its_tokenizer_is_served() -> None:

@@ -1,5 +1,6 @@
 """What the engine wrote, in the words of OpenAI's API."""
 
+import codecs
 import time
 import uuid
 from collections.abc import Sequence
@@ -61,10 +62,14 @@ def _likely(spoken: Spoken, token: int, logprob: float | None) -> dict[str, Any]
 
 
 class CompletionLogprobs:
-    """``choices[].logprobs`` of completions: parallel lists, and where each token begins in the text."""
+    """``choices[].logprobs`` of completions: parallel lists, and where each token begins in the text.
+
+    A token that is not shown takes no room in the text; one that ends within a character begins where that character does, and so does the next.
+    """
 
     def __init__(self, spoken: Spoken) -> None:
         self.spoken, self.offset = spoken, 0
+        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def of(self, tokens: Sequence[TokenInfo]) -> dict[str, Any]:
         """The lists for the next ``tokens``."""
@@ -72,7 +77,7 @@ class CompletionLogprobs:
         offsets = []
         for t in tokens:
             offsets.append(self.offset)
-            self.offset += len(self.spoken.bytes_of(t.id).decode("utf-8", errors="ignore"))
+            self.offset += len(self.decoder.decode(self.spoken.decode_bytes([t.id])))
         top = [{self._name(i): p for i, p in t.top} if t.logprob is not None else None for t in tokens]
         return {"tokens": names, "token_logprobs": [t.logprob for t in tokens], "top_logprobs": top, "text_offset": offsets}
 
