@@ -13,6 +13,7 @@ from underhood.cli.main import main
 from underhood.infer.paged import PagedCache
 from underhood.interop.export import save_model
 from underhood.interop.models import open_model
+from underhood.interop.weights import open_weights, write_weights
 from underhood.lab.patch import Edit, applied
 from underhood.nn.attention import LatentConfig
 from underhood.nn.gpt import GPT, build_gpt
@@ -134,3 +135,28 @@ def test_a_model_with_a_number_that_is_none_is_not_imported(folder: Path, tmp_pa
     assert main(["import", str(tmp_path / "nan"), str(tmp_path / "run")]) == 1
     assert "not finite" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_weights_are_exported_as_they_are_stored(folder: Path, tmp_path: Path, dtype: str, capsys: pytest.CaptureFixture[str]) -> None:
+    kind = {"bfloat16": "BF16", "float16": "F16"}[dtype]
+    assert main(["export", str(folder), str(tmp_path / "half"), "--dtype", dtype]) == 0
+    capsys.readouterr()
+    for options, stored in (([], kind), (["--dtype", "float32"], "F32")):
+        out = tmp_path / stored
+        assert main(["export", str(tmp_path / "half"), str(out), "--json", *options]) == 0
+        assert json.loads(capsys.readouterr().out)["logits_apart"] == 0
+        assert {info.dtype for info in open_weights(out).infos.values()} == {stored}
+        assert json.loads((out / "config.json").read_text())["dtype"] == (dtype if stored == kind else "float32")
+    half, whole = ((tmp_path / name / "model.safetensors").stat().st_size for name in (kind, "F32"))
+    assert half < 0.6 * whole
+
+
+def test_weights_in_two_dtypes_are_exported_in_the_wider(folder: Path, tmp_path: Path) -> None:
+    assert main(["export", str(folder), str(tmp_path / "half"), "--dtype", "bfloat16"]) == 0
+    stored = open_weights(tmp_path / "half")
+    tensors = {name: stored.tensor(name).clone() for name in stored.infos}
+    (tmp_path / "half" / "model.safetensors").unlink()
+    write_weights(tmp_path / "half", {n: t.float() if "norm" in n else t for n, t in tensors.items()})
+    assert main(["export", str(tmp_path / "half"), str(tmp_path / "out")]) == 0
+    assert {info.dtype for info in open_weights(tmp_path / "out").infos.values()} == {"F32"}

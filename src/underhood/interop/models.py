@@ -13,13 +13,14 @@ from underhood.data.places import cache_folder
 from underhood.interop.fields import read_object
 from underhood.interop.gpt2 import load_gpt2
 from underhood.interop.llama import FAMILIES, load_llama
-from underhood.interop.weights import PICKLED
+from underhood.interop.weights import FLOATING, PICKLED, open_weights
 from underhood.nn.gpt import GPT, GPTConfig
 from underhood.text.bpe_fast import FastBPE
 from underhood.text.gpt2_files import read_gpt2_files
 from underhood.text.tokenizer import Tokenizer, load_tokenizer
 from underhood.train.checkpoint import Checkpoint, checkpoints, latest_checkpoint, load_checkpoint, load_model
 
+STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 KNOWN = ("gpt2", *FAMILIES)
 CONVERT = "Let transformers convert it: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
 
@@ -63,6 +64,15 @@ def home_of(path: str | os.PathLike[str]) -> Path:
     """The folder with what lies beside a model's weights: the run of a checkpoint, else the model's own."""
     there = place_of(path)
     return there.parent if there.name.startswith("step-") else there
+
+
+def stored_dtype(path: str | os.PathLike[str]) -> str:
+    """The dtype in which a model's weights are stored; float32 where there are several, and for a run of ours."""
+    there = place_of(path)
+    if there.name.startswith("step-") or checkpoints(there) or not (there / "config.json").is_file():
+        return "float32"
+    found = {STORED.get(info.dtype, "float32") for info in open_weights(there).infos.values() if info.dtype in FLOATING}
+    return found.pop() if len(found) == 1 else "float32"
 
 
 def load_weights(folder: Path, dtype: torch.dtype = torch.float32, **changes: Any) -> GPT:
