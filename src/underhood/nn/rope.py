@@ -5,9 +5,9 @@ A rotation by position · f turns each pair of numbers with its own frequency f.
 - ``interpolated``: every frequency is divided by the factor of extension, so that the new positions fall between the old
   (Chen et al. 2023, arXiv 2306.15595, eq. 4);
 - ``ntk``: the base grows instead, which divides the slowest frequency by the factor and leaves the fastest alone (bloc97 2023, "NTK-aware"; Peng et al.
-  2023, arXiv 2309.00071, §3.1); ``dynamic`` does so by the length at hand (§3.3);
+  2023, arXiv 2309.00071v2, §3.1); ``dynamic`` does so by the length at hand (§3.3);
 - ``llama3``: long waves are interpolated, short ones kept, those between mixed (Llama 3.1's published configuration);
-- ``yarn``: the same with bounds in turns per context, and scores made sharper by a temperature (Peng et al. 2023, §3.2–3.4).
+- ``yarn``: the same with a line over the pairs, and scores made sharper by a temperature (Peng et al. 2023, §3.2–3.4).
 """
 
 import dataclasses
@@ -85,8 +85,9 @@ def kept_by_wavelength(f: Frequencies, rope: RopeConfig) -> Frequencies:
 def kept_by_turns(width: int, rope: RopeConfig) -> Frequencies:
     """YaRN: how much of each frequency is kept: 1 up to the pair that turns ``beta_fast`` times in the trained context, 0 from ``beta_slow``, a line between.
 
-    How: pair i of base b turns L·b^(-2i/D) / 2π times in L positions; solve for i at both bounds (Peng et al. 2023, eq. 17–18 and appendix A). With
-    ``truncate`` the first bound is rounded down and the second up; both lie within 0 … width - 1; where they are equal, 0.001 is the length of the line.
+    How: pair i of base b turns L·b^(-2i/D) / 2π times in L positions; solve for i at both bounds (Peng et al. 2023, §3.2; the line over i is that of the
+    authors' code). With ``truncate`` the first bound is rounded down and the second up; both lie within 0 … width - 1; where they are equal, 0.001 is the
+    length of the line.
     """
     assert rope.original_context is not None
     low, high = (width * math.log(rope.original_context / (turns * 2 * math.pi)) / (2 * math.log(rope.base)) for turns in (rope.beta_fast, rope.beta_slow))

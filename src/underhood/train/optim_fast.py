@@ -5,6 +5,7 @@ through main memory; done on a piece of 256 Ki elements at a time, only the firs
 """
 
 import math
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -33,9 +34,9 @@ class _Listwise(optim.Optimizer):
                 for columns in _pieces(rows, self.slots):
                     self.update_list(columns, t=t, lr=group.lr * self.scale, weight_decay=group.weight_decay)
 
+    @abstractmethod
     def update_list(self, columns: list[list[Tensor]], *, t: int, lr: float, weight_decay: float) -> None:
         """Update in place: ``columns`` are parameters, gradients, then one list per slot."""
-        raise NotImplementedError
 
     def update(self, p: Tensor, g: Tensor, state: Slots, *, t: int, lr: float, weight_decay: float) -> None:
         """One tensor, by way of the list."""
