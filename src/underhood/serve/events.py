@@ -57,7 +57,8 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send(self, send: Send, text: str) -> None:
-        await asyncio.wait_for(send({"type": "http.response.body", "body": text.encode(), "more_body": True}), self.seconds)
+        async with asyncio.timeout(self.seconds):  # wait_for of Python 3.11 loses a cancellation that comes as the sending ends
+            await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
