@@ -88,6 +88,17 @@ def test_a_model_of_characters_goes_on_after_a_new_line_unless_it_chats() -> Non
         assert served.complete(**line, prompt="a").json()["choices"][0]["text"] == "\n" * 4
 
 
+def test_a_model_of_characters_answers_in_json() -> None:
+    tokenizer = CharTokenizer.train('\nSystemUserAssistant: Hi{}"b0123456789')
+    made = build_gpt(GPTConfig(vocab_size=tokenizer.vocab_size, context=128, n_layer=1, n_head=2, width=16, init="fan_in"), 11)
+    schema = {"type": "object", "properties": {"b": {"type": "integer", "minimum": 0}}, "required": ["b"], "additionalProperties": False}
+    with running(made, tokenizer) as served:
+        wanted = {"type": "json_schema", "json_schema": {"name": "b", "schema": schema}}
+        answer = served.chat(response_format=wanted, max_tokens=30).json()["choices"][0]
+    assert answer["finish_reason"] == "stop"
+    assert json.loads(answer["message"]["content"]).keys() == {"b"}
+
+
 def test_a_chat_model_ends_its_turns_and_a_model_of_text_where_its_files_say(tmp_path: Path) -> None:
     assert Dialogue(TOKENIZER, tmp_path, (7,)).end_ids == (7,)
     assert Dialogue(TOKENIZER, tmp_path, ()).end_ids == (TOKENIZER.special["<|endoftext|>"],)

@@ -34,7 +34,10 @@ def completion(house: House, asked: CompletionRequest, client: str, deadline: fl
 async def chat(house: House, asked: ChatRequest, client: str, deadline: float) -> Generation:
     """The answer to a conversation. Raises ``ApiError`` and ``UserError``."""
     generation = await house.prepared(lambda: _unguided(house, asked, client, deadline), deadline)
-    return dataclasses.replace(generation, guide=await guide_of(house, asked.response_format, deadline))
+    guide = await guide_of(house, asked.response_format, deadline)
+    if guide is None:
+        return generation
+    return dataclasses.replace(generation, guide=guide, sample=dataclasses.replace(generation.sample, end_ids=house.dialogue.closing_ids))
 
 
 def _unguided(house: House, asked: ChatRequest, client: str, deadline: float) -> Generation:
@@ -63,7 +66,7 @@ async def guide_of(house: House, wanted: ResponseFormat | None, deadline: float)
     key = json.dumps(schema)
     if key not in house.guides:
         await house.prepared(lambda: TokenTree.of(house.tokenizer), deadline)  # kept, and made where the tokenizer is at home
-        made = await in_time(house.grammarian, lambda: Constraint(schema, house.tokenizer, house.dialogue.end_ids, house.model.config.vocab_size), deadline)
+        made = await in_time(house.grammarian, lambda: Constraint(schema, house.tokenizer, house.dialogue.closing_ids, house.model.config.vocab_size), deadline)
         house.guides[key] = made
         if len(house.guides) > GUIDES:
             house.guides.popitem(last=False)

@@ -29,8 +29,8 @@ FORGED = re.compile(rf"(?m)^(?=({'|'.join(SPEAKERS.values())}):)")
 class Dialogue:
     """How one model is spoken with. ``style`` is "template", "chatml" or "plain".
 
-    ``end_ids`` are tokens that end a text, and a turn where the model knows turns; ``stop`` are texts that end an answer besides. ``end_ids`` as given are
-    what the model's files name.
+    ``end_ids`` are tokens that end a text, and a turn where the model knows turns; ``stop`` are texts that end an answer besides. ``closing_ids`` may come
+    after an answer that a grammar has completed. ``end_ids`` as given are what the model's files name.
     """
 
     def __init__(self, tokenizer: Tokenizer, folder: Path, end_ids: Sequence[int]) -> None:
@@ -41,6 +41,8 @@ class Dialogue:
         turns = () if self.style == "plain" else (special[name] for name in ENDS if name in special)
         self.end_ids = tuple(dict.fromkeys([*text_ends(tokenizer, end_ids), *turns]))
         self.stop = self._stop() if self.style == "plain" else ()
+        mark = end_id(tokenizer)
+        self.closing_ids = self.end_ids or (() if mark is None else (mark,))
         self.markup = _markup(tokenizer, self.template)
 
     def encode(self, messages: Sequence[Message], options: Options = MappingProxyType({})) -> list[int]:
