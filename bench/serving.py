@@ -50,6 +50,7 @@ class NoText:
 
 Asked = list[tuple[list[int], int]]
 Times = list[list[float]]  # of each request's tokens, in seconds from the start
+Found = tuple[Times, list[list[int]], dict[str, Any]]  # times, tokens, and what else there is to say
 
 
 def requests(count: int) -> Asked:
@@ -58,7 +59,7 @@ def requests(count: int) -> Asked:
     return [([draw.randrange(50257) for _ in range(draw.randrange(8, 129))], draw.randrange(16, 49)) for _ in range(count)]
 
 
-def engine(asked: Asked, *, compiled: bool, policy: str = "continuous", running: int = 64) -> tuple[Times, list[list[int]], dict[str, Any]]:
+def engine(asked: Asked, *, compiled: bool, policy: str = "continuous", running: int = 64, invariant: bool = False) -> Found:
     """Ours."""
     decoder = None
     model = random_model("fp32")
@@ -66,7 +67,8 @@ def engine(asked: Asked, *, compiled: bool, policy: str = "continuous", running:
         from underhood.kernels.decode import CompiledDecoder
 
         decoder = CompiledDecoder(model)
-    made = Engine(model, NoText(), EngineConfig(policy=policy, max_running=running, cache_mb=1024), compiled=decoder)
+    config = EngineConfig(policy=policy, max_running=running, cache_mb=1024, batch_invariant=invariant)
+    made = Engine(model, NoText(), config, compiled=decoder)
     start = time.perf_counter()
     times: Times = [[] for _ in asked]
 
@@ -83,13 +85,12 @@ def engine(asked: Asked, *, compiled: bool, policy: str = "continuous", running:
         used, steps = max(used, facts["blocks_used"]), steps + 1
         if facts["blocks_used"]:
             wasted.append(facts["waste"])
-    config = model.config
-    block_mb = 2 * config.n_layer * config.width * BLOCK * 4 / 2**20
+    block_mb = 2 * model.config.n_layer * model.config.width * BLOCK * 4 / 2**20
     extra = {"cache_mb": used * block_mb, "waste": statistics.fmean(wasted), "steps": steps, "preempted": made.statistics()["preempted"]}
     return times, [[t.id for piece in c.pieces for t in piece.tokens] for c in choices], extra
 
 
-def one_by_one(asked: Asked) -> tuple[Times, list[list[int]], dict[str, Any]]:
+def one_by_one(asked: Asked) -> Found:
     """transformers, a request after the other."""
     theirs, times, tokens = Transformers("fp32"), list[list[float]](), list[list[int]]()
     start = time.perf_counter()
@@ -103,7 +104,7 @@ def one_by_one(asked: Asked) -> tuple[Times, list[list[int]], dict[str, Any]]:
     return times, tokens, {}
 
 
-def static(asked: Asked) -> tuple[Times, list[list[int]], dict[str, Any]]:
+def static(asked: Asked) -> Found:
     """transformers, eight at a time, padded on the left; each batch runs to its longest answer."""
     model, times, tokens = Transformers("fp32").model, list[list[float]](), list[list[int]]()
     start = time.perf_counter()
@@ -128,7 +129,7 @@ def static(asked: Asked) -> tuple[Times, list[list[int]], dict[str, Any]]:
     return times, tokens, {}
 
 
-def continuous(asked: Asked) -> tuple[Times, list[list[int]], dict[str, Any]]:
+def continuous(asked: Asked) -> Found:
     """transformers' continuous batching; it takes one length for all, so each request's answer is cut to what was asked."""
     from transformers import ContinuousBatchingConfig, GenerationConfig
 
@@ -148,8 +149,9 @@ def continuous(asked: Asked) -> tuple[Times, list[list[int]], dict[str, Any]]:
     return [[outputs[name][0]] * len(t) for name, t in zip(names, tokens, strict=True)], tokens, {"first": False}
 
 
-WAYS: dict[str, Callable[[Asked], tuple[Times, list[list[int]], dict[str, Any]]]] = {
+WAYS: dict[str, Callable[[Asked], Found]] = {
     "underhood, compiled": lambda asked: engine(asked, compiled=True),
+    "underhood, batch-invariant": lambda asked: engine(asked, compiled=True, invariant=True),
     "underhood, torch": lambda asked: engine(asked, compiled=False),
     "underhood, compiled, 8 at once": lambda asked: engine(asked, compiled=True, running=8),
     "underhood, compiled, static, 8 at once": lambda asked: engine(asked, compiled=True, policy="static", running=8),

@@ -11,6 +11,7 @@ from underhood.workbench.macros import ChapterError
 from underhood.workbench.site import written
 
 EXAMPLES = {
+    r"\mathrm{time\ per\ token} \ge 1": "time per token ≥ 1",
     r"x_0, x_1, \dots": "x₀, x₁, …",
     r"\frac{1}{t+1} \sum_{s=0}^{t} x_s": "(1/(t+1)) Σₛ₌₀ᵗ xₛ",
     r"\frac{\partial L}{\partial q}": "∂L/∂q",

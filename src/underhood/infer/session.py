@@ -32,11 +32,10 @@ def decode(model: GPT, tokens: Int[Tensor, "B"], cache: KVCache) -> Float[Tensor
 def continue_greedily(model: GPT, ids: Int[Tensor, "B T"], count: int) -> Iterator[Int[Tensor, "B"]]:
     """The likeliest next token of each row, ``count`` times: the prompt once, then a token at a time. Nothing is computed after the last."""
     cache = KVCache(model.config.n_layer, ids.shape[1] + count)
-    tokens = prefill(model, ids, cache).argmax(-1)
-    for _ in range(count - 1):
+    tokens = ids[:, -1]
+    for i in range(count):
+        tokens = (decode(model, tokens, cache) if i else prefill(model, ids, cache)).argmax(-1)
         yield tokens
-        tokens = decode(model, tokens, cache).argmax(-1)
-    yield tokens
 
 
 def in_common(one: Sequence[int], other: Sequence[int]) -> int:

@@ -36,7 +36,8 @@ def open_model(path: str | os.PathLike[str], *, readable: bool = False, dtype: t
     if path.suffix in PICKLED and path.is_file():
         raise CheckpointError("a pickle, which runs code when opened", where=str(path), expected="a folder with safetensors")
     if not path.is_dir():
-        raise CheckpointError("no such folder", where=str(path), expected="a run folder or a model folder")
+        remedy = "Train a model (`underhood train`) or fetch one (`underhood pull OWNER/MODEL`)."
+        raise CheckpointError("no such folder", where=str(path), expected="a run folder or a model folder", remedy=remedy)
     if path.name.startswith("step-"):
         model, tokenizer = _ours(load_checkpoint(path), path.parent, readable, changes)
         model = model.to(dtype)

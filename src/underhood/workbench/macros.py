@@ -6,15 +6,22 @@ is a ``ChapterError`` with the place, and so fails the build.
 
 import ast
 import base64
+import contextlib
 import functools
+import hashlib
 import re
+import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
+import underhood
 from underhood.base.errors import UnderhoodError, UserError
-from underhood.base.files import read_json
+from underhood.base.files import read_json, write_json
+from underhood.data.places import cache_folder
 from underhood.lab import record, wording
 from underhood.lab.kills import KillMatrix, kill_matrix
 from underhood.lab.patch import Edit, Patch, Set, diff, source
@@ -261,9 +268,27 @@ def record_of(name: str) -> dict[str, Any]:
 
 @functools.cache
 def matrix_of(slug: str) -> KillMatrix:
-    """The kill matrix of a project."""
+    """The kill matrix of a project. It takes up to half a minute to make, so it is kept on disk until a line of our code changes."""
+    place, key = cache_folder() / "kills" / f"{slug}.json", _code_hash()
+    with contextlib.suppress(UnderhoodError, KeyError, TypeError):
+        kept = read_json(place)
+        if kept["key"] == key:
+            return KillMatrix(slug, tuple(kept["checks"]), kept["kills"])
     project = find_project(slug)
-    return kill_matrix(slug, project.checks(), project.breaks(), project.part_now)
+    made = kill_matrix(slug, project.checks(), project.breaks(), project.part_now)
+    with contextlib.suppress(OSError):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_json(place, {"key": key, "checks": made.checks, "kills": made.kills})
+    return made
+
+
+@functools.cache
+def _code_hash() -> str:
+    """Of every module of ours, and of what they stand on."""
+    found = hashlib.sha256(f"{sys.version} {torch.__version__}".encode())
+    for path in sorted(Path(underhood.__file__).parent.rglob("*.py")):
+        found.update(f"{path.name} {path.stat().st_size} ".encode() + path.read_bytes())
+    return found.hexdigest()
 
 
 __all__ = ["FIGURE_STYLE", "ChapterError", "Macros", "Medium", "expand", "is_own", "judged_table", "matrix_of", "project_folder", "records_folder", "said"]

@@ -186,9 +186,9 @@ class _Reader:
     def atom(self, token: str) -> str:
         if token == "{":
             return self.row("}")
-        if not token.startswith("\\") or len(token) == 1:
+        if not token.startswith("\\"):
             return {"-": "−", "'": "′", "*": "∗"}.get(token, token)
-        return self.command(token[1:] or " ")
+        return self.command(token[1:] or " ")  # a backslash and a blank: a blank
 
     def command(self, name: str) -> str:
         if name in LETTERS:
