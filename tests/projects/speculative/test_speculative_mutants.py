@@ -7,10 +7,16 @@ from underhood.lab.kills import run_check
 from underhood.projects.registry import find_project
 from underhood.workbench.starter import solution
 
+TOP_K = "    if config.top_k is not None:\n        logits = keep_top_k(logits, config.top_k)\n"
+TOP_P = "    if config.top_p is not None:\n        logits = keep_top_p(logits, config.top_p)\n"
+MIN_P = "    if config.min_p is not None:\n        logits = keep_min_p(logits, config.min_p)\n"
+
 MUTANTS = [
     Mutant("float32", "logits = logits.double() / config.temperature", "logits = logits / config.temperature", "the_distribution_is_that_of_plain_sampling"),
     Mutant("no_top_k", "logits = keep_top_k(logits, config.top_k)", "pass", "guesses_are_drawn_from_what_is_reported"),
     Mutant("no_min_p", "logits = keep_min_p(logits, config.min_p)", "pass", "the_distribution_is_that_of_plain_sampling"),
+    Mutant("top_p_before_top_k", TOP_K + TOP_P, TOP_P + TOP_K, "the_distribution_is_that_of_plain_sampling"),
+    Mutant("min_p_before_top_p", TOP_P + MIN_P, MIN_P + TOP_P, "the_distribution_is_that_of_plain_sampling"),
     Mutant("not_normalised", "return left / total if total > 0 else p", "return left", "the_residual_completes_p"),
     Mutant("nan_when_covered", "return left / total if total > 0 else p", "return left / total", "the_residual_completes_p"),
     Mutant("q_minus_p", "(p - q).clamp(min=0)", "(q - p).clamp(min=0)", "the_residual_completes_p"),
@@ -23,6 +29,7 @@ MUTANTS = [
     Mutant("extra_from_the_first_row", "drawn(p[len(guesses)], uniform[-1])", "drawn(p[0], uniform[-1])", "a_pass_by_hand"),
     Mutant("no_limit_at_one", "float(k + 1) if alpha == 1 else ", "", "the_expected_tokens_are_a_geometric_sum"),
     Mutant("too_many_asked", "min(k, end - len(text) - 1)", "min(k, end - len(text))", "greedy_text_is_plain_text"),
+    Mutant("a_token_too_many", "min(k, end - len(text) - 1)", "min(k, end - len(text))", "drawn_text_has_the_models_distribution"),
     Mutant("no_cache", "model.hidden(fresh, cache)[0,", "model.hidden(torch.tensor([text + guesses]))[0,", "the_draft_and_the_tally_are_told"),
     Mutant(
         "end_token_given",

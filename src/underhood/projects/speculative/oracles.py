@@ -10,9 +10,15 @@ from torch import Tensor
 from underhood.nn.gpt import GPT, GPTConfig, build_gpt
 from underhood.nn.llama import llama
 
+AGREES = 1e-9
 V = 40
 SMALL = llama(vocab_size=V, context=48, n_layer=2, n_head=2, width=16, init="fan_in")
 FOUR = llama(vocab_size=4, context=8, n_layer=1, n_head=1, width=8, init="fan_in")
+
+
+def numbers(*values: float) -> Tensor:
+    """float64."""
+    return torch.tensor(values, dtype=torch.float64)
 
 
 class Counting(GPT):
