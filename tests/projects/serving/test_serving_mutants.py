@@ -4,10 +4,13 @@ import pytest
 
 from tests.projects.mutants import Mutant, failing
 
+CUT = "self.length, self.published = length, min(self.published, length // self.pool.size)"
+
 MUTANTS = [
     # ── what a block holds ──
     Mutant("salt_left_out_of_the_hash", "hash((previous, tokens, salt))", "hash((previous, tokens))", "the_hash_is_a_chain"),
     Mutant("order_left_out_of_the_hash", "hash((previous, tokens, salt))", "hash((previous, tuple(sorted(tokens)), salt))", "the_hash_is_a_chain"),
+    Mutant("tokens_summed_in_the_hash", "hash((previous, tokens, salt))", "hash((previous, sum(tokens), salt))", "the_hash_is_a_chain"),
     Mutant(
         "search_goes_on_after_a_gap", "                break\n            found", "                continue\n            found", "a_prompt_finds_its_beginning"
     ),
@@ -16,6 +19,12 @@ MUTANTS = [
         "tokens_not_compared",
         "(entry.parent, entry.tokens, entry.salt) == (parent, tokens, salt)",
         "(entry.parent, entry.salt) == (parent, salt)",
+        "the_tokens_decide",
+    ),
+    Mutant(
+        "salt_not_compared",
+        "(entry.parent, entry.tokens, entry.salt) == (parent, tokens, salt)",
+        "(entry.parent, entry.tokens) == (parent, tokens)",
         "the_tokens_decide",
     ),
     Mutant("entry_overwritten", "        if key not in self.by_hash:\n            self", "        if True:\n            self", "the_tokens_decide"),
@@ -46,6 +55,8 @@ MUTANTS = [
         "equal_pages_are_kept_once",
     ),
     Mutant("superfluous_block_kept", "                self.pool.release(mine)\n", "", "equal_pages_are_kept_once"),
+    Mutant("published_stays_after_a_cut", CUT, "self.length = length", "equal_pages_are_kept_once"),
+    Mutant("published_stays_in_a_life", CUT, "self.length = length", "a_random_life"),
     Mutant("one_list_for_twins", "list(blocks), length, length // self.pool.size", "blocks, length, length // self.pool.size", "who_writes_copies"),
     Mutant("original_kept", "            self.pool.release(old)\n", "", "who_writes_copies"),
     Mutant("copy_not_counted", "if fresh + torn > len(self.pool.free):", "if fresh > len(self.pool.free):", "who_writes_copies"),
@@ -58,6 +69,7 @@ MUTANTS = [
     # ── room, turns and making way ──
     Mutant("no_reserve", "math.ceil(self.config.watermark * self.pool.n_blocks)", "0", "nobody_joins_without_room"),
     Mutant("shared_blocks_cost", " - sum(block in self.pool.users for block in known)", "", "nobody_joins_without_room"),
+    Mutant("free_known_blocks_cost_nothing", "sum(block in self.pool.users for block in known)", "len(known)", "nobody_joins_without_room"),
     Mutant("nobody_may_be_alone", "not self.batch.running or", "False or", "nobody_joins_without_room"),
     Mutant("joins_after_making_way", "batch.queue and not plan.preempted", "batch.queue", "whoever_came_last_makes_way"),
     Mutant("cancel_does_nothing", "        self.batch.cancel(request)", "        pass", "clients_take_turns"),
@@ -67,3 +79,8 @@ MUTANTS = [
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.name)
 def test_a_wrong_file_fails_by_its_check(mutant: Mutant) -> None:
     assert mutant.check in failing("serving", mutant)
+
+
+def test_an_equal_hash_is_told_as_such() -> None:
+    summed = next(mutant for mutant in MUTANTS if mutant.name == "tokens_summed_in_the_hash")
+    assert failing("serving", summed)[summed.check].endswith("expected: another hash\n  found: the same")

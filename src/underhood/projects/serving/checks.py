@@ -4,6 +4,7 @@ import random
 from functools import partial
 from typing import Any
 
+from underhood.infer.prefix import Entry
 from underhood.lab.check import Check, Part, check, equal, holds
 from underhood.projects.serving.scheduler_checks import SCHEDULER_CHECKS
 from underhood.projects.serving.scripts import Life, pool_of, refused, runs, script, whole, written
@@ -32,7 +33,8 @@ def check_the_hash_is_a_chain(part: Part, rng: random.Random) -> None:
         "tokens in another order": (0, (2, 1), ""),
         "another salt": (0, (1, 2), "b"),
     }.items():
-        holds(part.chain_hash(*args) != one, "the hash depends on the block before, the tokens and the salt", given=words)
+        says = "the hash depends on the block before, the tokens and the salt"
+        holds(part.chain_hash(*args) != one, says, given=f"{words}: {args} beside (0, (1, 2), '')", expected="another hash", found="the same")
 
 
 @check(
@@ -87,6 +89,10 @@ def check_the_tokens_decide(part: Part, rng: random.Random) -> None:
     equal(list(runs(lambda: index.match(other, 2), "the index can be asked")), [], says, given="known: 5 6; asked: 5 + (2**61 - 1), 6")
     runs(lambda: index.add(2, None, tuple(other[:2])), "a block of an equal hash can be entered", given="known: 5 6; added: 5 + (2**61 - 1), 6")
     equal(list(index.match([5, 6, 7], 2)), [1], "who was first stays", given="known: 5 6; added: 5 + (2**61 - 1), 6; asked: 5 6")
+    key = part.chain_hash(0, (5, 6), "")
+    index.by_hash = {key: Entry(1, key, None, (5, 6), "b")}  # strings of equal hashes are hard to come by
+    given = "known: 5 6 with salt b, under the hash of 5 6 without salt; asked: 5 6 without salt"
+    equal(list(index.match([5, 6, 7], 2)), [], "another salt is another block, whatever its hash", given=given)
 
 
 @check(
@@ -311,6 +317,10 @@ def check_equal_pages_are_kept_once(part: Part, rng: random.Random) -> None:
     refused(lambda: table.adopt([0, 1], 5), "PageError", "what is adopted has as many blocks as its tokens need", given="2 blocks of 2, 5 tokens")
     table.adopt([0, 1], 4)
     refused(lambda: table.adopt([0, 1], 4), "PageError", "only an empty table adopts", given="a table of 4 tokens")
+    table.truncate(3), table.append_slots(1)
+    runs(lambda: table.publish([1, 2, 3, 8]), "a table can be published again after a cut")
+    given = "1 2 3 4 published, cut to 1 2 3, then 8, published; asked: 1 2 3 8 9"
+    equal(list(pool.index.match([1, 2, 3, 8, 9], 2)), list(table.blocks), "what is written after a cut is published as well", given=given)
 
 
 @check(

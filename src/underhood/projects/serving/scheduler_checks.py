@@ -101,7 +101,7 @@ def check_what_is_known_is_not_computed(part: Part, rng: random.Random) -> None:
 )
 @whole
 def check_nobody_joins_without_room(part: Part, rng: random.Random) -> None:
-    """Requests join as blocks allow, so that nobody is pushed out; the reserve is kept; shared blocks in use cost nothing; nobody overtakes."""
+    """Requests join as blocks allow; the reserve is kept; known blocks in use cost nothing, free ones cost as any other; nobody overtakes."""
     driver = Driver(part, n_blocks=24, max_running=12, tokens_per_step=256, context=100)
     for i in range(20):
         driver.add(f"r{i}", [i] * 18, 2, client="x")
@@ -121,6 +121,13 @@ def check_nobody_joins_without_room(part: Part, rng: random.Random) -> None:
     driver.add("b", [1] * 12 + [3], 1, client="x")
     says = "blocks that somebody uses already are not needed again"
     equal(driver.step(), "a[13:14] b[12:13]", says, given="6 blocks of 4, 4 in use; a prompt of 13 tokens of which 12 are known")
+    driver = Driver(part, n_blocks=10, tokens_per_step=256, max_running=9, watermark=0.2)
+    for name, prompt, n_max in (("a", [1] * 8 + [2], 1), ("b", [5] * 21, 3)):
+        driver.add(name, prompt, n_max)
+        driver.step()
+    driver.add("c", [1] * 8 + [3] * 6, 1)
+    given = "10 blocks of 4, 6 in use, a reserve of 2; a prompt of 14 tokens, of which 8 stand in two free blocks"
+    equal(driver.step(), "b[21:22]", "a known block that is free is needed like any other: who takes it leaves one free block fewer", given=given)
     driver = Driver(part, n_blocks=4, tokens_per_step=256, max_running=9, watermark=0.5)
     driver.add("a", [1] * 13, 3)
     equal(driver.step(), "a[0:13]", "whoever is alone may have everything", given="4 blocks of 4, a reserve of half, a prompt of 13 tokens")

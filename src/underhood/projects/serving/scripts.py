@@ -129,9 +129,12 @@ class Life:
             self.memory[slot] = tuple(text)
 
     def look(self, given: str) -> None:
-        """Every text is there, every block has its users, and none is lost."""
-        tables = [list(table.blocks) for table, _ in self.texts]
-        for blocks, (_, text) in zip(tables, self.texts, strict=True):
+        """Every text is there, the index knows what is published, every block has its users, and none is lost."""
+        tables, known = [list(table.blocks) for table, _ in self.texts], set(self.pool.index.by_block)
+        for blocks, (table, text) in zip(tables, self.texts, strict=True):
+            told = blocks[: table.published]
+            unknown = [block for block in told if block not in known]
+            holds(not unknown, "of the first `published` blocks the index knows what they hold", given=given, expected=told, found=f"not known: {unknown}")
             for t in range(len(text)):
                 read = self.memory.get(blocks[t // self.size] * self.size + t % self.size)
                 holds(read == tuple(text[: t + 1]), "a text reads its own tokens", given=f"{given}, token {t}", expected=text[: t + 1], found=read)
