@@ -27,6 +27,8 @@ MUTANTS = [
     Mutant("both_bounds_down", "math.floor(low), math.ceil(high)", "math.floor(low), math.floor(high)", "yarn_keeps_pairs_that_turn_often"),
     Mutant("always_truncated", "if rope.truncate:", "if True:", "yarn_keeps_pairs_that_turn_often"),
     Mutant("below_the_first_pair", "max(low, 0)", "low", "yarn_keeps_pairs_that_turn_often"),
+    Mutant("ramp_ends_at_the_last_pair", "min(high, width - 1)", "min(high, width // 2 - 1)", "yarn_keeps_pairs_that_turn_often"),
+    Mutant("ramp_ends_anywhere", "min(high, width - 1)", "high", "yarn_keeps_pairs_that_turn_often"),
     Mutant("no_step", " if high != low else 0.001", "", "yarn_keeps_pairs_that_turn_often"),
     Mutant("base_taken_for_granted", "(2 * math.log(rope.base))", "(2 * math.log(10_000.0))", "yarn_keeps_pairs_that_turn_often"),
     # ── the temperature ──
@@ -65,3 +67,9 @@ MUTANTS = [
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.name)
 def test_a_wrong_file_fails_the_check_about_its_fault(mutant: Mutant) -> None:
     assert mutant.check in failing("long_context", mutant)
+
+
+def test_the_first_pair_that_differs_is_named_with_its_numbers() -> None:
+    half = next(mutant for mutant in MUTANTS if mutant.name == "ramp_ends_at_the_last_pair")
+    told = failing("long_context", half)[half.check]
+    assert told.endswith("expected: 0.833333333 for pair 4\n  found: 0.75 for pair 4, the first of 4 pairs that differ")

@@ -5,53 +5,13 @@ import random
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from underhood.base.errors import ConfigError
+from underhood.lab.alike import alike
 from underhood.lab.check import Check, Part, check, close, equal, holds, refuses
 from underhood.lab.oracles import noise, tried
 from underhood.nn.rope import RopeConfig
-
-BASE = 10_000.0
-
-
-def plain(width: int, base: float = BASE) -> Tensor:
-    """base^(-2i/width)."""
-    return torch.tensor([base ** (-2 * i / width) for i in range(width // 2)], dtype=torch.float64)
-
-
-def turned(x: Tensor, angles: Tensor) -> Tensor:
-    """Halves of ``x`` as real and imaginary parts, times e^(i angle)."""
-    half = x.shape[-1] // 2
-    product = torch.complex(x[..., :half], x[..., half:]) * torch.polar(torch.ones_like(angles), angles)
-    return torch.cat([product.real, product.imag], dim=-1)
-
-
-def by_turns(width: int, rope: RopeConfig) -> list[float]:
-    """YaRN's kept shares, pair by pair, from the solutions of L·b^(-2i/D) = 2π·turns for i."""
-    assert rope.original_context is not None
-    at = [width * math.log(rope.original_context / (2 * math.pi * turns)) / (2 * math.log(rope.base)) for turns in (rope.beta_fast, rope.beta_slow)]
-    low, high = (math.floor(at[0]), math.ceil(at[1])) if rope.truncate else at
-    low, high = max(low, 0), min(high, width - 1)
-    return [1 - min(1.0, max(0.0, (i - low) / (high - low or 0.001))) for i in range(width // 2)]
-
-
-def scaled(width: int, rope: RopeConfig, length: int) -> Tensor:
-    """The frequencies of every kind, from the papers' formulas."""
-    f, s, L = plain(width, rope.base), rope.factor, rope.original_context or 1
-    if rope.kind in ("ntk", "dynamic"):
-        s = s if rope.kind == "ntk" else max(1.0, s * length / L - s + 1)
-        return plain(width, rope.base * s ** (width / (width - 2)))
-    kept = torch.zeros_like(f)
-    if rope.kind == "yarn":
-        kept = torch.tensor(by_turns(width, rope), dtype=torch.float64)
-    if rope.kind == "llama3":
-        waves = [L * float(x) / (2 * math.pi) for x in f]
-        kept = torch.tensor(
-            [min(1.0, max(0.0, (w - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor))) for w in waves], dtype=torch.float64
-        )
-    return f if rope.kind == "default" else kept * f + (1 - kept) * f / s
-
+from underhood.projects.long_context.oracles import BASE, agree, by_turns, in_brief, plain, scaled, turned
 
 KINDS = (
     RopeConfig(kind="default", base=500.0),
@@ -76,9 +36,10 @@ KINDS = (
 )
 def check_new_positions_fall_between(part: Part, rng: random.Random) -> None:
     f, factor = plain(8), rng.choice((2.0, 4.0, 8.0))
-    slow = tried("interpolated gives frequencies", part.interpolated, f, factor, given={"f": f, "factor": factor})
-    close(400 * slow, 400 / factor * f, "position p is turned as position p / factor was", given={"f": f, "factor": factor}, rtol=1e-12)
-    equal(f.tolist(), plain(8).tolist(), "the frequencies that were given are left as they are")
+    given = f"four pairs of base 10,000, factor {factor}"
+    slow = tried("interpolated gives frequencies", part.interpolated, f, factor, given=given)
+    agree(f, plain(8), "the frequencies that were given are left as they are", given=given)
+    agree(slow, f / factor, "position p is turned as position p / factor was", given=given)
 
 
 # ── step 2 ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -143,7 +104,8 @@ def check_llama_keeps_short_waves(part: Part, rng: random.Random) -> None:
     f = torch.tensor([8.0, 6.0, 5.0, 4.0, 2.0, 1.0], dtype=torch.float64) * 2 * math.pi / 1000
     given = "pairs of 8, 6, 5, 4, 2 and 1 waves in the trained context, bounds 2 and 6"
     kept = tried("kept_by_wavelength gives shares", part.kept_by_wavelength, f, rope, given=given)
-    close(kept, [1.0, 1.0, 0.75, 0.5, 0.0, 0.0], "short waves are kept, long ones not, and those between on a line", given=given, atol=1e-9)
+    expected = torch.tensor([1.0, 1.0, 0.75, 0.5, 0.0, 0.0], dtype=torch.float64)
+    agree(kept, expected, "short waves are kept, long ones not, and those between on a line", given=given)
 
 
 @check(
@@ -162,15 +124,17 @@ def check_yarn_keeps_pairs_that_turn_often(part: Part, rng: random.Random) -> No
     ):
         given = f"{width} numbers, trained on {rope.original_context}, bounds {rope.beta_fast} and {rope.beta_slow} turns, base {rope.base}"
         kept = tried("kept_by_turns gives shares", part.kept_by_turns, width, rope, given=given)
-        close(
-            kept, by_turns(width, rope), "what turns often is kept, what turns seldom is interpolated, and those between lie on a line", given=given, atol=1e-9
-        )
-    for says, rope in (
-        ("bounds are not rounded when truncate is False", RopeConfig(kind="yarn", factor=4, original_context=1024, truncate=False)),
-        ("where both bounds are the first pair, the line is a step", RopeConfig(kind="yarn", factor=4, original_context=64, beta_fast=32, beta_slow=16)),
+        agree(kept, by_turns(width, rope), "what turns often is kept, what turns seldom is interpolated, and those between lie on a line", given=given)
+    beyond = "bounds lie within 0 … width - 1: the line may end beyond the last pair, width / 2 - 1"
+    for says, width, rope in (
+        ("bounds are not rounded when truncate is False", 32, RopeConfig(kind="yarn", factor=4, original_context=1024, truncate=False)),
+        ("where both bounds are the first pair, the line is a step", 32, RopeConfig(kind="yarn", factor=4, original_context=64, beta_fast=32, beta_slow=16)),
+        (beyond, 16, RopeConfig(kind="yarn", factor=4, original_context=4096, base=500.0)),
+        (beyond, 16, RopeConfig(kind="yarn", factor=4, original_context=1_000_000, beta_fast=2000, base=500.0)),
     ):
-        kept = tried("kept_by_turns gives shares", part.kept_by_turns, 32, rope, given=says)
-        close(kept, by_turns(32, rope), says, given=rope, atol=1e-9)
+        given = f"{width} numbers, {in_brief(rope)}"
+        kept = tried("kept_by_turns gives shares", part.kept_by_turns, width, rope, given=given)
+        agree(kept, by_turns(width, rope), says, given=given)
 
 
 # ── step 5 ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -210,9 +174,9 @@ def check_scores_get_sharper(part: Part, rng: random.Random) -> None:
 def check_every_kind_has_its_frequencies(part: Part, rng: random.Random) -> None:
     for rope in KINDS:
         for length in (64, 350):
-            given = f"{rope.kind}, {length} tokens: {rope}"
+            given = f"32 numbers, {length} tokens; {in_brief(rope)}"
             found = tried("scaled_frequencies gives frequencies", part.scaled_frequencies, 32, rope, length, given=given)
-            close(found, scaled(32, rope, length), f"the frequencies of {rope.kind}", given=given, rtol=1e-9)
+            agree(found, scaled(32, rope, length), f"the frequencies of {rope.kind}", given=given)
             equal(str(found.dtype), "torch.float64", "frequencies are float64", given=given)
 
 
@@ -230,10 +194,10 @@ def check_every_kind_has_its_frequencies(part: Part, rng: random.Random) -> None
 def check_a_turn_turns(part: Part, rng: random.Random) -> None:
     angles, x = noise(rng, 5, 4), noise(rng, 2, 3, 5, 8)
     turn = tried("a Turn is made of cosines and sines", part.Turn, angles.cos(), angles.sin())
-    close(tried("a Turn turns", turn, x), turned(x, angles), "each pair (i, i + D/2) is turned by its angle", atol=1e-9)
+    agree(tried("a Turn turns", turn, x), turned(x, angles), "each pair (i, i + D/2) is turned by its angle", atol=1e-9)
     late = tried("a LateTurn is made of cosines, sines and a Turn for the keys", part.LateTurn, angles[-1:].cos(), angles[-1:].sin(), turn)
-    close(tried("a LateTurn turns queries", late, x[..., -1:, :]), turned(x[..., -1:, :], angles[-1:]), "called, a LateTurn turns what is new", atol=1e-9)
-    close(tried("its keys turn keys", late.keys, x), turned(x, angles), "its keys turn all that there is", atol=1e-9)
+    agree(tried("a LateTurn turns queries", late, x[..., -1:, :]), turned(x[..., -1:, :], angles[-1:]), "called, a LateTurn turns what is new", atol=1e-9)
+    agree(tried("its keys turn keys", late.keys, x), turned(x, angles), "its keys turn all that there is", atol=1e-9)
 
 
 @check(
@@ -251,7 +215,7 @@ def check_the_rotation_starts_where_it_is_told(part: Part, rng: random.Random) -
         for start in (0, 7):
             turn = tried("rotation gives a turn", positions.rotation, torch.zeros(1, 3, 32, dtype=torch.float64), start)
             angles = torch.outer(torch.arange(start, start + 3, dtype=torch.float64), scaled(16, rope, start + 3))
-            close(turn(q), turned(q, angles), f"positions {start} to {start + 2} are turned by position times frequency", given=rope, atol=1e-9)
+            agree(turn(q), turned(q, angles), f"positions {start} to {start + 2} are turned by position times frequency", given=in_brief(rope), atol=1e-9)
     refuses(lambda: part.ScaledRotary(8, 5, 5, RopeConfig()), ConfigError, "a head of 5 numbers has no pairs to turn, and is refused when the module is made")
 
 
@@ -272,14 +236,9 @@ def check_yarn_multiplies_queries_and_keys_once(part: Part, rng: random.Random) 
         turn = tried("rotation gives a turn", positions.rotation, x)
         angles = torch.outer(torch.arange(4, dtype=torch.float64), scaled(16, rope, 4))
         scores = turn(q) @ turn(k).transpose(-2, -1)
-        close(
-            scores,
-            turned(q, angles) @ turned(k, angles).transpose(-2, -1) * expected**2,
-            "scores grow by the square of the attention factor",
-            given=rope,
-            atol=1e-8,
-        )
-        close(positions.attention_factor, expected, "attention_factor is the config's, or YaRN's own, or 1", given=rope, atol=1e-9)
+        wanted = turned(q, angles) @ turned(k, angles).transpose(-2, -1) * expected**2
+        alike(scores, wanted, "scores grow by the square of the attention factor", given=in_brief(rope), atol=1e-8)
+        close(positions.attention_factor, expected, "attention_factor is the config's, or YaRN's own, or 1", given=in_brief(rope), atol=1e-9)
 
 
 @check(
@@ -296,8 +255,8 @@ def check_half_precision_keeps_positions_apart(part: Part, rng: random.Random) -
     turn = tried("turn gives a turn for positions", positions.turn, at, 1004, like)
     angles = torch.outer(at.double(), plain(8))
     equal(str(turn.cos.dtype), "torch.bfloat16", "sines and cosines have the model's dtype")
-    close(turn.cos.double(), angles.cos(), "each position has its own cosines, rounded once", given="positions 1000 to 1003 in bfloat16", atol=4e-3)
-    close(turn.sin.double(), angles.sin(), "each position has its own sines, rounded once", given="positions 1000 to 1003 in bfloat16", atol=4e-3)
+    agree(turn.cos, angles.cos(), "each position has its own cosines, rounded once", given="positions 1000 to 1003 in bfloat16", atol=4e-3)
+    agree(turn.sin, angles.sin(), "each position has its own sines, rounded once", given="positions 1000 to 1003 in bfloat16", atol=4e-3)
 
 
 @check(
@@ -315,14 +274,9 @@ def check_dynamic_turns_all_keys_anew(part: Part, rng: random.Random) -> None:
     late = tried("rotation gives a turn", positions.rotation, torch.zeros(1, 1, 16, dtype=torch.float64), 19)
     angles = torch.outer(torch.arange(20, dtype=torch.float64), scaled(16, rope, 20))
     given = "the twentieth token, trained on 8, factor 2"
-    close(late(q), turned(q, angles[-1:]), "the query is turned for a text of 20 tokens, not of 1", given=given, atol=1e-9)
-    close(
-        tried("the turn has keys for what is cached", lambda: late.keys(k)),
-        turned(k, angles),
-        "cached keys are turned anew, all of them, for 20 tokens",
-        given=given,
-        atol=1e-9,
-    )
+    agree(late(q), turned(q, angles[-1:]), "the query is turned for a text of 20 tokens, not of 1", given=given, atol=1e-9)
+    keys = tried("the turn has keys for what is cached", lambda: late.keys(k))
+    agree(keys, turned(k, angles), "cached keys are turned anew, all of them, for 20 tokens", given=given, atol=1e-9)
     for other in (r for r in KINDS if r.kind != "dynamic"):
         turn = tried("rotation gives a turn", part.ScaledRotary(64, 16, 16, other).rotation, torch.zeros(1, 1, 16), 19)
         holds(not hasattr(turn, "keys"), "for every other kind keys are turned once, before they are cached: its turn has no `keys`", given=other.kind)
