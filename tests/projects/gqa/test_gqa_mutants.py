@@ -13,6 +13,10 @@ WIDENED_FIRST = """        k, v = self._widened(latent)
             k_turned, both = cache.extend(k_turned, torch.cat([k, v], dim=-1))
             k, v = both[..., : self.wide.nope_width], both[..., self.wide.nope_width :]
 """
+NORMED_WHEN_READ = """        latent = cut(self.kv_down(x), self.wide.kv_rank)[0].unsqueeze(1)
+        q_turned, k_turned, latent = placed(q_turned, k_turned, latent, rotate, cache)
+        k, v = self._widened(self.kv_norm(latent))
+"""
 
 MUTANTS = [
     # ── heads and window ──
@@ -27,6 +31,12 @@ MUTANTS = [
         "window_counts_itself",
     ),
     Mutant("window_from_zero", "torch.arange(S - T, S, device=device)", "torch.arange(T, device=device)", "window_ends_with_the_keys"),
+    Mutant(
+        "device_ignored",
+        "torch.arange(S - T, S, device=device).unsqueeze(-1)\n    return queries - torch.arange(S, device=device)",
+        "torch.arange(S - T, S).unsqueeze(-1)\n    return queries - torch.arange(S)",
+        "window_ends_with_the_keys",
+    ),
     # ── the layer ──
     Mutant("bias_everywhere", "inner = config.bias if config.qkv_bias is None else config.qkv_bias", "inner = config.bias", "layer_equals_torch"),
     Mutant("output_bias_ignored", "outer = config.bias if config.output_bias is None else config.output_bias", "outer = config.bias", "layer_equals_torch"),
@@ -41,6 +51,8 @@ MUTANTS = [
     Mutant("window_in_the_place_of_the_mask", "near if mask is None else near & mask", "near", "layer_narrows_what_is_seen"),
     Mutant("mask_or_window", "near & mask", "near | mask", "layer_narrows_what_is_seen"),
     Mutant("window_forgotten", "if window is None or window >= S:", "if True:", "layer_narrows_what_is_seen"),
+    Mutant("always_a_mask", "if window is None or window >= S:", "if window is None:", "layer_narrows_what_is_seen"),
+    Mutant("mask_for_a_window_of_all_keys", "window >= S:", "window > S:", "layer_narrows_what_is_seen"),
     Mutant("window_of_all_keys_but_one", "window >= S:", "window >= S - 1:", "layer_narrows_what_is_seen"),
     Mutant(
         "norm_after_turning",
@@ -104,6 +116,7 @@ MUTANTS = [
     ),
     Mutant("window_ignored", '"qk_gain", "window"):', '"qk_gain"):', "latent_keeps_to_its_settings"),
     Mutant("widths_not_asked_for", "if config.latent is None:", "if False:", "latent_keeps_to_its_settings"),
+    Mutant("normed_when_read", CACHED, NORMED_WHEN_READ, "cache_holds_the_latent"),
     Mutant("caches_what_is_made", CACHED, WIDENED_FIRST, "cache_holds_the_latent"),
 ]
 

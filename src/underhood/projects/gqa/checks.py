@@ -86,6 +86,8 @@ def check_window_ends_with_the_keys(part: Part, rng: random.Random) -> None:
         equal(tried("window_mask runs", part.window_mask, T, S, window, given=given).tolist(), expected, "query t stands at position S − T + t", given=given)
     made = tried("window_mask takes a device", part.window_mask, 2, 3, 2, device="cpu")
     equal(made.tolist(), [[True, True, True], [False, True, True]], "with a device it is the same mask", given="device=cpu")
+    says = "the mask is made on the device that is given, so there is none where torch knows no such device"
+    refused(lambda: part.window_mask(2, 3, 2, device="nowhere"), RuntimeError, says, given="device=nowhere")
 
 
 # ── the layer ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -145,6 +147,11 @@ def check_layer_narrows_what_is_seen(part: Part, rng: random.Random) -> None:
             given = f"{told(settings)}, n_kv_head=2, {'no mask' if mask is None else 'a mask of padding (B 1 T S)'} from the caller"
             says = "a query sees what causality, window and the caller's mask all allow"
             alike(whole(layer, x, given, mask=mask), by_torch(w, config, x, mask=mask), says, given=given, atol=1e-9)
+    for window in (7, 9):
+        layer, _ = grouped(part, rng, n_kv_head=2, window=window, kernel=f"{ORACLES}:seeing")
+        _, seen = tried("look returns (out, weights)", layer.look, x)
+        says, given = "a window that reaches over all keys makes no mask at all", f"window={window}, 7 keys, no mask from the caller"
+        holds(seen is None, says, given=given, expected="mask=None for the kernel", found="a mask")
 
 
 @check(

@@ -4,6 +4,7 @@ import dataclasses
 import random
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from underhood.base.errors import ConfigError
@@ -78,11 +79,15 @@ def check_only_the_distance_counts(part: Part, rng: random.Random) -> None:
 def check_cache_holds_the_latent(part: Part, rng: random.Random) -> None:
     layer, config = latent(part, rng)
     x, given, cache = noise(rng, 2, 7, WIDTH), f"{WIDE}; pieces of 3, 1 and 3 positions", Ends()
-    expected = deepseek(weights(layer, latent_shapes(config), given), config, x, halves(0))
+    w = weights(layer, latent_shapes(config), given)
+    expected = deepseek(w, config, x, halves(0))
     pieces = [tried("the layer takes a cache", layer, x[:, a:b], cache=cache, rotate=halves(a), given=given) for a, b in ((0, 3), (3, 4), (4, 7))]
     alike(torch.cat(pieces, 1), expected, "with a cache, in pieces, it gives what all at once gives", given=given, atol=1e-9)
     numbers = sum(t.numel() for t in (*cache.keys, *cache.values))
     equal(numbers, 2 * 7 * (WIDE.kv_rank + WIDE.rope_width), "the cache is given kv_rank + rope_width numbers a position", given=given)
+    low = F.linear(x, w["kv_down.weight"], w.get("kv_down.bias"))[..., : WIDE.kv_rank]
+    normed = F.rms_norm(low, (WIDE.kv_rank,), w["kv_norm.weight"], config.epsilon)
+    alike(torch.cat(cache.values, 2), normed.unsqueeze(1), "the latent is normed, and then cached in the place of the values", given=given, atol=1e-9)
 
 
 @check(
