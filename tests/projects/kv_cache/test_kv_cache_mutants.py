@@ -45,6 +45,18 @@ MUTANTS = [
         "if not self.keys.numel():\n            self.keys, self.values = (x.new_empty",
         "what_is_cut_back_is_forgotten",
     ),
+    Mutant(
+        "buffers_kept_for_another_dtype",
+        "if self.length == 0:\n            self.keys, self.values = (x.new_empty",
+        "if (self.keys.shape[:2], self.keys.shape[3:]) != (k.shape[:2], k.shape[3:]):\n            self.keys, self.values = (x.new_empty",
+        "what_is_cut_back_is_forgotten",
+    ),
+    Mutant(
+        "buffers_remade_for_another_number_of_rows",
+        "if self.length == 0:\n            self.keys, self.values = (x.new_empty",
+        "if len(self.keys) != len(k):\n            self.keys, self.values = (x.new_empty",
+        "what_is_cut_back_is_forgotten",
+    ),
     # ── prefill and decode ──
     Mutant("no_cache_for_the_prompt", "model.hidden(ids, cache)[:, -1]", "model.hidden(ids)[:, -1]", "cached_equals_recomputed"),
     Mutant("logits_of_the_first", "model.hidden(ids, cache)[:, -1]", "model.hidden(ids, cache)[:, 0]", "cached_equals_recomputed"),
@@ -57,16 +69,15 @@ MUTANTS = [
     ),
     Mutant("graph_kept_of_the_prompt", "@torch.no_grad()\ndef prefill", "def prefill", "cached_equals_recomputed"),
     Mutant("graph_kept_of_the_token", "@torch.no_grad()\ndef decode", "def decode", "cached_equals_recomputed"),
-    Mutant("one_token_too_many", "for _ in range(count - 1):", "for _ in range(count):", "a_thousand_tokens_are_exact"),
+    Mutant("one_token_too_many", "for i in range(count):", "for i in range(count + 1):", "a_thousand_tokens_are_exact"),
+    Mutant("one_token_for_a_count_of_none", "for i in range(count):", "for i in range(max(count, 1)):", "a_thousand_tokens_are_exact"),
     Mutant(
         "first_token_left_out",
-        "        yield tokens\n        tokens = decode(model, tokens, cache).argmax(-1)\n    yield tokens",
-        "        tokens = decode(model, tokens, cache).argmax(-1)\n        yield tokens\n    yield tokens",
+        "else prefill(model, ids, cache)).argmax(-1)",
+        "else decode(model, prefill(model, ids, cache).argmax(-1), cache)).argmax(-1)",
         "a_thousand_tokens_are_exact",
     ),
-    Mutant(
-        "least_likely", "tokens = decode(model, tokens, cache).argmax(-1)", "tokens = decode(model, tokens, cache).argmin(-1)", "a_thousand_tokens_are_exact"
-    ),
+    Mutant("least_likely", "(decode(model, tokens, cache) if i", "(-decode(model, tokens, cache) if i", "a_thousand_tokens_are_exact"),
     # ── memory ──
     Mutant("keys_alone", "2 * (config.n_kv_head or config.n_head)", "(config.n_kv_head or config.n_head)", "bytes_are_counted"),
     Mutant("width_by_heads", "* config.head_width if", "* (config.width // config.n_head) if", "bytes_are_counted"),
@@ -81,6 +92,19 @@ MUTANTS = [
     Mutant("coming_left_out", "- self.length - coming", "- self.length", "one_shape_for_all_steps"),
     Mutant("filled_from_the_front", ">= self.capacity - self.length - coming", "< self.length + coming", "one_shape_for_all_steps"),
     Mutant("static_overrun", "if self.length + T > self.capacity:", "if T > self.capacity:", "one_shape_for_all_steps"),
+    Mutant(
+        "static_buffers_in_float32",
+        "x.new_zeros(*x.shape[:2], self.capacity, x.shape[3]) for",
+        "torch.zeros(*x.shape[:2], self.capacity, x.shape[3]) for",
+        "one_shape_for_all_steps",
+    ),
+    Mutant("a_view_kept", "k[:, :, first:].clone(), v[:, :, first:].clone()", "k[:, :, first:], v[:, :, first:]", "the_window_rolls"),
+    Mutant(
+        "a_view_kept_of_one_head",
+        "k[:, :, first:].clone(), v[:, :, first:].clone()",
+        "k[:, :, first:].contiguous(), v[:, :, first:].contiguous()",
+        "the_window_rolls",
+    ),
     Mutant(
         "window_cut_from_the_prompt",
         "self.length += T\n        return k, v",
@@ -97,6 +121,8 @@ MUTANTS = [
     Mutant("nothing_known", "known = min(known, len(ids) - 1)", "known = 0", "prompts_do_not_mix"),
     Mutant("never_cut_back", "        self.cache.keep(known)\n", "", "prompts_do_not_mix"),
     Mutant("refused_prompt_believed", "list(ids[:known]), version", "list(ids), version", "prompts_do_not_mix"),
+    Mutant("refused_prompt_cuts_the_cache_alone", "self.ids, self.version = list(ids[:known]), version", "self.version = version", "prompts_do_not_mix"),
+    Mutant("the_list_of_the_caller", "self.ids = list(ids)\n", "self.ids = ids\n", "prompts_do_not_mix"),
     Mutant("empty_prompt_let_through", "if not ids:", "if False:", "prompts_do_not_mix"),
     Mutant(
         "version_of_the_first_weight", "for p in model.parameters() for n in", "for p in list(model.parameters())[:1] for n in", "new_weights_empty_the_cache"

@@ -5,17 +5,17 @@ import random
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from underhood.base.errors import ConfigError, DataError, ShapeError
+from underhood.base.errors import ConfigError, ShapeError
 from underhood.lab.alike import alike
 from underhood.lab.check import Check, Part, check, equal, holds, refuses, runs
 from underhood.lab.oracles import noise, tried
 from underhood.nn.attention import LatentConfig
 from underhood.nn.gpt import GPTConfig
-from underhood.projects.kv_cache.oracles import CONFIGS, SMALL, V, attention, model, pair, tokens, whole
+from underhood.projects.kv_cache.oracles import AGREES, CONFIGS, SMALL, attention, model, pair, tokens, whole
+from underhood.projects.kv_cache.session_checks import SESSION_CHECKS
 
-AGREES = 1e-9
 CUTS = ((0, 3), (3, 4), (4, 19), (19, 20), (20, 24))  # pieces of a text of 24 positions
 
 
@@ -115,14 +115,12 @@ def check_what_is_cut_back_is_forgotten(part: Part, rng: random.Random) -> None:
         pair(found, torch.cat([k[:, :, :5], v[:, :, 8:10]], 2), torch.cat([v[:, :, :5], k[:, :, 8:10]], 2), says, given=f"layer {i}: 8 held, 5 kept, 2 came")
     cache.keep(0)
     equal(cache.length, 0, "nothing need be kept", given="keep 0")
-    wider = noise(rng, 5, 2, 3, 4)
-    pair(
-        runs(lambda: layers[0].extend(wider, wider), "an empty layer takes another batch", given="keep 0, then 5 rows"),
-        wider,
-        wider,
-        "all positions so far",
-        given="5 rows",
-    )
+    for rows, heads, width, dtype in ((5, 2, 4, torch.float64), (5, 2, 4, torch.bfloat16), (5, 3, 4, torch.bfloat16), (5, 3, 6, torch.bfloat16)):
+        given = f"keep(0), then {rows} texts, {heads} heads of {width} numbers, {str(dtype).removeprefix('torch.')}"
+        other = noise(rng, rows, heads, 3, width, dtype=dtype)
+        layers[0].keep(0)
+        found = fed(layers[0], other, other, 0, 3, given)
+        pair(found, other, other, "an emptied layer makes its buffers anew, for whatever comes first", given=given)
 
 
 # ── prefill and decode ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -159,7 +157,7 @@ def check_cached_equals_recomputed(part: Part, rng: random.Random) -> None:
     hints=(
         "Which token comes first: one from the prompt's logits, or one from decode?",
         "The prompt's logits already choose the first new token. After the last one nothing need be computed.",
-        "`tokens = prefill(model, ids, cache).argmax(-1)`; count - 1 times: yield it and `tokens = decode(model, tokens, cache).argmax(-1)`; yield the last.",
+        "`count` times: logits by `prefill(model, ids, cache)` at first, by `decode(model, tokens, cache)` later; yield `tokens = logits.argmax(-1)`.",
     ),
 )
 def check_a_thousand_tokens_are_exact(part: Part, rng: random.Random) -> None:
@@ -178,13 +176,14 @@ def check_a_thousand_tokens_are_exact(part: Part, rng: random.Random) -> None:
         expected="no other",
         found=f"the first other one is token {int(wrong[0]) + 1}" if len(wrong) else "",
     )
-    for rows, count in ((3, 1), (2, 6)):
+    for rows, count in ((2, 0), (3, 1), (2, 6)):
         small, few = model(rng, CONFIGS["three Llama blocks"]), tokens(rng, rows, 4)
         given = f"{rows} texts, {count} tokens each"
         found = runs(lambda: list(part.continue_greedily(small, few, count)), "several texts can be written at once", given=given)  # noqa: B023
-        equal([tuple(t.shape) for t in found], [(rows,)] * count, "each step gives one token of each row", given=given)
-        every = whole(small, torch.cat([few, torch.stack(found, dim=1)], dim=1)[:, :-1])[:, 3:].argmax(-1)
-        equal(torch.stack(found, dim=1).tolist(), every.tolist(), "every row gets its own likeliest tokens", given=given)
+        equal([tuple(t.shape) for t in found], [(rows,)] * count, "count times there is one token of each row, and for a count of 0 never", given=given)
+        text = torch.cat([few, *(t[:, None] for t in found)], dim=1)
+        every = whole(small, text)[:, 3:-1].argmax(-1)
+        equal(text[:, 4:].tolist(), every.tolist(), "every row gets its own likeliest tokens", given=given)
 
 
 # ── memory ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -255,6 +254,11 @@ def check_one_shape_for_all_steps(part: Part, rng: random.Random) -> None:
         lambda: layers[0].extend(k[:, :, :1], v[:, :, :1]), ShapeError, "more positions than the capacity are an error", given="capacity 9, 9 held, 1 comes"
     )
     equal(layers[0].length, 9, "what was refused is not counted", given="capacity 9, 9 held, 1 refused")
+    layer, k, v = part.StaticLayer(9), k.bfloat16(), v.bfloat16()
+    for a, b in ((0, 4), (4, 5)):
+        given = f"capacity 9, positions {a} to {b - 1}, bfloat16"
+        keys, values = fed(layer, k, v, a, b, given)
+        pair((keys[:, :, 9 - b :], values[:, :, 9 - b :]), k[:, :, :b], v[:, :, :b], "positions stand in order, the newest last", given=given)
 
 
 @check(
@@ -283,84 +287,15 @@ def check_the_window_rolls(part: Part, rng: random.Random) -> None:
             equal((cache.length, layers[1].length), (b, b), "length counts all that have been through, kept or not", given=given)
             kept = min(b, window - 1)
             equal((layers[1].keys.shape[2], layers[1].values.shape[2]), (kept, kept), "no more is kept than the next query can see", given=given)
+    rolling, prompt, more = part.RollingLayer(4), noise(rng, 1, 1, 20, 4), noise(rng, 1, 1, 1, 4)
+    given, end = "window 4, 20 positions of one head; their tensor is overwritten, and one position comes", prompt[:, :, 17:].clone()
+    fed(rolling, prompt, prompt, 0, 20, given)
+    prompt.zero_()
+    found, joined = fed(rolling, more, more, 0, 1, given), torch.cat([end, more], dim=2)
+    pair(found, joined, joined, "the end is kept as a copy, for a view holds the whole tensor in memory", given=given)
     refuses(lambda: part.RollingCache([None, None], 8), ConfigError, "where no layer has a window nothing rolls", given="windows (none, none)")
     full = next(iter(part.RollingCache([None, 3], 4).layers))
     refuses(lambda: full.extend(k[:, :, :5], v[:, :, :5]), ShapeError, "a layer without a window has the given capacity", given="capacity 4, 5 come")
-
-
-# ── a conversation ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@check(
-    "7 · A conversation",
-    hints=(
-        "The second prompt begins like the first. How far? And what if it is the first one, only shorter?",
-        "Keep the positions that both texts share, token by token, but never all of the new prompt: logits are not in the cache.",
-        "`known = min(in_common(self.ids, ids), len(ids) - 1)`, `self.cache.keep(known)`, prefill `ids[known:]`.",
-    ),
-)
-def check_prompts_do_not_mix(part: Part, rng: random.Random) -> None:
-    for one, other, n in (([1, 2], [1, 2, 3], 2), ([1, 2, 9], [1, 3, 9], 1), ([4, 2], [1, 2], 0), ([], [1], 0), ([5], [5], 1)):
-        equal(tried("in_common runs", part.in_common, one, other), n, "two texts have in common what they begin with alike", given=(one, other))
-    talker = model(rng, CONFIGS["three Llama blocks"])
-    session, text, held, computed = runs(lambda: part.Session(talker), "a session can be made"), list[int](), list[int](), 0
-    for turn in range(14):
-        text = text[: rng.randrange(len(text) + 1)] if turn % 3 else list(text)
-        if turn % 4 or not text:  # else a prompt that the session knows to its end
-            text = (text + [rng.randrange(V) for _ in range(rng.randrange(1, 6))])[:60]
-        given = f"after {held}, the prompt {text}"
-        found = runs(lambda: session.logits(text), "a session answers", given=given)  # noqa: B023
-        alike(found, whole(talker, torch.tensor([text]))[0, -1], "a prompt gets what it gets alone, whatever was said before", given=given, atol=AGREES)
-        same = next((i for i, (a, b) in enumerate(zip(held, text, strict=False)) if a != b), min(len(held), len(text)))
-        computed += len(text) - min(same, len(text) - 1)
-        equal(session.computed, computed, "only what is new is computed, and the last token always", given=given)
-        held = list(text)
-    refuses(lambda: session.logits([]), DataError, "an empty prompt is an error", given=[])
-    long = [rng.randrange(V) for _ in range(65)]
-    refuses(lambda: session.logits(long), ShapeError, "a prompt beyond the context is an error", given="65 tokens, context 64")
-    says = "a prompt that was refused leaves nothing behind"
-    found = runs(lambda: session.logits(long[:40]), says, given="65 tokens refused, then the first 40 of them")
-    alike(found, whole(talker, torch.tensor([long[:40]]))[0, -1], says, given="65 tokens refused, then the first 40 of them", atol=AGREES)
-
-
-@check(
-    "7 · A conversation",
-    hints=(
-        "The model gets other weights between two prompts. Whose keys are in the cache?",
-        "Remember, with the text, a version of the weights: something that differs after any write to any of them.",
-        "`tuple(n for p in model.parameters() for n in (p.data_ptr(), p._version))`; where it differs from the remembered one, `known = 0`.",
-    ),
-)
-def check_new_weights_empty_the_cache(part: Part, rng: random.Random) -> None:
-    talker = model(rng, CONFIGS["three Llama blocks"])
-    before = runs(lambda: part.weights_version(talker), "the weights have a version")
-    equal(runs(lambda: part.weights_version(talker), "the weights have a version"), before, "the version stays while nothing is written")
-    session, text = part.Session(talker), tokens(rng, 9).tolist()
-    runs(lambda: session.logits(text), "a session answers")
-    runs(lambda: session.logits(text), "a session answers twice")
-    equal(session.computed, 10, "with the same weights only the last token is computed again", given="9 tokens, twice")
-    for name in ("blocks.1.attention.key.weight", "tokens.weight", "norm.weight", "head.weight"):
-        with torch.no_grad():
-            talker.get_parameter(name).mul_(1.5)
-        after = runs(lambda: part.weights_version(talker), "the weights have a version")
-        holds(after != before, "a write to any weight gives another version", given=name)
-        before = after
-        found = runs(lambda: session.logits(text), "a session answers after a write", given=name)
-        alike(found, expected(talker, text), "with other weights all is computed anew", given=f"{name} was written to", atol=AGREES)
-    equal(session.computed, 10 + 4 * 9, "with other weights all is computed anew", given="9 tokens, four writes")
-    runs(lambda: session.logits(text), "a session answers twice")
-    equal(session.computed, 10 + 4 * 9 + 1, "and once only: then the cache is the new weights'", given="9 tokens, four writes, and once more")
-    old, new = talker.get_parameter("blocks.2.attention.value.weight"), nn.Parameter(noise(rng, 32, 32))
-    with torch.no_grad():
-        while new._version < old._version:
-            new.add_(0)  # as often written to as the old one
-    talker.blocks[2].attention.value.weight = new  # type: ignore[union-attr]
-    holds(runs(lambda: part.weights_version(talker), "the weights have a version") != before, "another tensor in a weight's place gives another version")
-
-
-def expected(talker: Any, text: list[int]) -> Tensor:
-    """What the model says after ``text``, recomputed."""
-    return whole(talker, torch.tensor([text]))[0, -1]
 
 
 CHECKS: tuple[Check, ...] = (
@@ -373,6 +308,5 @@ CHECKS: tuple[Check, ...] = (
     check_bytes_are_counted,
     check_one_shape_for_all_steps,
     check_the_window_rolls,
-    check_prompts_do_not_mix,
-    check_new_weights_empty_the_cache,
+    *SESSION_CHECKS,
 )

@@ -1,9 +1,10 @@
 """What the checks of the cache compare with: a whole Llama from torch's own functions that knows no cache, and attention over what a cache gives back."""
 
+import dataclasses
 import math
 import random
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from underhood.nn.llama import llama
 from underhood.nn.rope import RopeConfig
 
 V = 50
+AGREES = 1e-9
 GROUPED: Mapping[str, Any] = {"attention": "underhood.nn.grouped:GroupedQueryAttention", "positions": "underhood.nn.rope:ScaledRotary"}
 SMALL: Mapping[str, Any] = {"vocab_size": V, "context": 64, "n_layer": 3, "n_head": 4, "width": 32, "hidden": 40, "init": "fan_in"}
 CONFIGS: Mapping[str, GPTConfig] = {
@@ -25,6 +27,30 @@ CONFIGS: Mapping[str, GPTConfig] = {
         **SMALL, **GROUPED, rope=RopeConfig(kind="dynamic", factor=2.0, original_context=64), n_kv_head=2
     ),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Growing(Sequence[int]):
+    """A list of tokens to which its owner appends: who holds on to one made before sees what the latest holds.
+
+    A list itself would reach a learner's process as a new copy with every call.
+    """
+
+    tokens: tuple[int, ...]
+    latest: ClassVar[tuple[int, ...]] = ()
+
+    def __post_init__(self) -> None:
+        type(self).latest = self.tokens
+
+    def __len__(self) -> int:
+        return len(self.latest)
+
+    def __getitem__(self, at: Any) -> Any:
+        return list(self.latest)[at]
+
+    def copy(self) -> list[int]:
+        """As a list's."""
+        return list(self.latest)
 
 
 def tokens(rng: random.Random, *shape: int) -> Tensor:
