@@ -25,28 +25,11 @@ from inference import Transformers, random_model
 from underhood.infer.engine import Engine, EngineConfig
 from underhood.infer.generation import Generation, Piece
 from underhood.infer.sample import SampleConfig
+from underhood.infer.writers import NoText
 
 STATIC_ROWS = 8
 BLOCK = 16
-
-
-class NoText:
-    """The engine asks for text; here only the tokens count."""
-
-    vocab_size = 50257
-
-    def encode(self, text: str) -> list[int]:
-        return []
-
-    def decode(self, ids: Any) -> str:
-        return ""
-
-    def decode_bytes(self, ids: Any) -> bytes:
-        return b""
-
-    def save(self, path: Any) -> None:
-        """There is nothing to save."""
-
+VOCABULARY = 50257
 
 Asked = list[tuple[list[int], int]]
 Times = list[list[float]]  # of each request's tokens, in seconds from the start
@@ -56,7 +39,7 @@ Found = tuple[Times, list[list[int]], dict[str, Any]]  # times, tokens, and what
 def requests(count: int) -> Asked:
     """Prompts and how many tokens each wants."""
     draw = random.Random(7)
-    return [([draw.randrange(50257) for _ in range(draw.randrange(8, 129))], draw.randrange(16, 49)) for _ in range(count)]
+    return [([draw.randrange(VOCABULARY) for _ in range(draw.randrange(8, 129))], draw.randrange(16, 49)) for _ in range(count)]
 
 
 def engine(asked: Asked, *, compiled: bool, policy: str = "continuous", running: int = 64, invariant: bool = False) -> Found:
@@ -68,7 +51,7 @@ def engine(asked: Asked, *, compiled: bool, policy: str = "continuous", running:
 
         decoder = CompiledDecoder(model)
     config = EngineConfig(policy=policy, max_running=running, cache_mb=1024, batch_invariant=invariant)
-    made = Engine(model, NoText(), config, compiled=decoder)
+    made = Engine(model, NoText(VOCABULARY), config, compiled=decoder)
     start = time.perf_counter()
     times: Times = [[] for _ in asked]
 

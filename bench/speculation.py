@@ -19,13 +19,14 @@ from typing import Any
 import machine
 import torch
 from inference import random_model
-from serving import NoText
+from serving import VOCABULARY
 
 from underhood.infer.engine import Engine, EngineConfig
 from underhood.infer.generation import Generation
 from underhood.infer.lookup import Lookup
 from underhood.infer.sample import SampleConfig
 from underhood.infer.speculate import expected_tokens
+from underhood.infer.writers import NoText
 from underhood.kernels.decode import CompiledDecoder
 
 PROMPT, NEW, ROUNDS = 32, 192, 3
@@ -38,7 +39,7 @@ class Knows(Lookup):
         self.whole, self.alpha, self.draw = whole, alpha, random.Random(0)
 
     def guesses(self, text: Sequence[int], count: int) -> list[int]:
-        return [t if self.draw.random() < self.alpha else (t + 1) % NoText.vocab_size for t in self.whole[len(text) : len(text) + count]]
+        return [t if self.draw.random() < self.alpha else (t + 1) % VOCABULARY for t in self.whole[len(text) : len(text) + count]]
 
 
 def write(engine: Engine, prompt: tuple[int, ...], lookup: Lookup | None) -> tuple[list[int], float, int]:
@@ -59,8 +60,8 @@ def measure(precision: str, threads: int, k: int, alpha: float) -> dict[str, Any
     torch.set_num_threads(threads)
     model = random_model(precision)
     compiled = CompiledDecoder(model, "bfloat16" if precision == "bf16" else "float32")
-    prompt = tuple(torch.randint(NoText.vocab_size, (PROMPT,), generator=torch.Generator().manual_seed(1)).tolist())
-    engines = [Engine(model, NoText(), EngineConfig(cache_mb=256, guesses=guesses, share_prefixes=False), compiled=compiled) for guesses in (0, k)]
+    prompt = tuple(torch.randint(VOCABULARY, (PROMPT,), generator=torch.Generator().manual_seed(1)).tolist())
+    engines = [Engine(model, NoText(VOCABULARY), EngineConfig(cache_mb=256, guesses=guesses, share_prefixes=False), compiled=compiled) for guesses in (0, k)]
     best = [float("inf")] * 2
     text, passes = write(engines[0], prompt, None)[0], 0
     for _ in range(ROUNDS):

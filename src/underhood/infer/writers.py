@@ -34,7 +34,7 @@ def by_engine(model: GPT, asked: Sequence[Asked], compiled: Compiled | None = No
     """Through the engine, all at once; steps of few tokens in ``compiled`` kernels, and single tokens' attention."""
     needed = [-(-(len(prompt) + n) // SIZE) for prompt, n in asked]
     config = EngineConfig(block_size=SIZE, n_blocks=max(needed) + sum(needed) // 2, tokens_per_step=16, max_running=8, compiled_up_to=6, guesses=GUESSES)
-    engine, draft = Engine(model, _NoText(), config, compiled=compiled), _Knows(model, asked)
+    engine, draft = Engine(model, NoText(model.config.vocab_size), config, compiled=compiled), _Knows(model, asked)
     choices = [engine.submit(Generation(prompt=tuple(prompt), sample=_greedy(n)))[0] for prompt, n in asked]
     for choice in choices:
         choice.lookup = draft
@@ -66,10 +66,11 @@ class _Knows(Draft, Lookup):
         return guesses, F.one_hot(torch.tensor(guesses, dtype=torch.long), self.vocab_size).double()
 
 
-class _NoText:
+class NoText:
     """A tokenizer for those who ask for tokens alone."""
 
-    vocab_size = 0
+    def __init__(self, vocab_size: int) -> None:
+        self.vocab_size = vocab_size
 
     def encode(self, text: str) -> list[int]:
         """Nothing."""
