@@ -14,6 +14,7 @@ from underhood.projects.registry import Project, syllabus
 RECORDS = Path(__file__).parents[2] / "records" / MEASURES
 SHORTER: dict[str, dict[str, Any]] = {"tensor": {"steps": 5}, "gpt": {"steps": 2, "sentences": 1}, "loop": {"target": 9.0}}
 PROJECTS = [p for p in syllabus() if "records" in p.stages]
+LONG = ("flash", "kv_cache", "long_context", "speculative")  # over five seconds
 
 
 def paths(figures: dict[str, Any]) -> list[str]:
@@ -25,12 +26,17 @@ def paths(figures: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("project", PROJECTS, ids=lambda p: p.slug)
-def test_what_is_measured_is_on_record(project: Project) -> None:
+def test_a_record_says_where_it_was_measured(project: Project) -> None:
     stored = read_json(RECORDS / f"{project.slug}.json")
     assert set(stored) == {"project", "date", "seconds", "machine", "versions", "measure"}
     assert stored["project"] == project.slug
     assert {"processor", "threads"} <= set(stored["machine"])
     assert {"python", "torch", "numpy"} <= set(stored["versions"])
+
+
+@pytest.mark.parametrize("project", [pytest.param(p, id=p.slug, marks=[pytest.mark.slow] * (p.slug in LONG)) for p in PROJECTS])
+def test_what_is_measured_is_on_record(project: Project) -> None:
+    stored = read_json(RECORDS / f"{project.slug}.json")
     measure = importlib.import_module(f"underhood.projects.{project.slug}.measure").measure
     now = measure(**SHORTER.get(project.slug, {}))
     assert paths(stored["measure"]) == paths(now), f"measure again: underhood run {project.slug} --measure-only --record"

@@ -146,7 +146,7 @@ def test_the_starter_fails_every_check_cleanly(project: Project, tmp_path: Path)
         assert "Traceback" not in outcome.printed
 
 
-@pytest.mark.parametrize("project", at_stage("starter"), ids=lambda p: p.slug)
+@pytest.mark.parametrize("project", [pytest.param(p, id=p.slug, marks=[pytest.mark.slow] * (p.slug == "speculative")) for p in at_stage("starter")])
 def test_the_solution_passes_in_a_process_of_its_own(project: Project, tmp_path: Path) -> None:
     report = check_file(project, _file(tmp_path, solution(project)))
     assert report.good, report.next

@@ -59,8 +59,8 @@ def start_again(folder: Path) -> subprocess.Popen[str]:
     return start(folder, "save_without_end")
 
 
-def test_killed_10_times_while_saving(tmp_path: Path) -> None:
-    kill_while_saving(tmp_path, 10, seed=0)
+def test_killed_4_times_while_saving(tmp_path: Path) -> None:
+    kill_while_saving(tmp_path, 4, seed=0)
     files.clean_stale(tmp_path)
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".tmp-")]
 

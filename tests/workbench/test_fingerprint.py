@@ -37,12 +37,15 @@ def sabotaged(project: Project, sabotage: Sabotage) -> str | None:
     return text if text != solution(project) else None
 
 
+LONG = ("kv_cache", "speculative")  # texts of a thousand tokens, and a hundred thousand draws
+
+
 def by_hand(project: Project) -> list[tuple[Sabotage, str]]:
     found = [(b, text) for b in project.breaks() if b.kind == "part" and (text := sabotaged(project, b)) is not None]
     return list({b.patches: (b, text) for b, text in reversed(found)}.values())[::-1]
 
 
-@pytest.mark.parametrize("project", READY, ids=lambda p: p.slug)
+@pytest.mark.parametrize("project", [pytest.param(p, id=p.slug, marks=[pytest.mark.slow] * (p.slug in LONG)) for p in READY])
 def test_healthy_and_all_breaks_differ_or_are_one(project: Project) -> None:
     marks = fingerprint.of_breaks(project.slug)
     for name, mark in marks.items():
@@ -72,6 +75,7 @@ def test_a_break_made_by_hand_is_recognised(slug: str, tmp_path: Path) -> None:
     _recognised(project, *by_hand(project)[0], tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["head_cut_off", "ignored_targets_count", "dropout_at_evaluation"])
 def test_what_was_once_another_in_each_process_is_recognised(name: str, tmp_path: Path) -> None:
     """A matrix without its gradient, a model of torch's own layers, and dropout."""

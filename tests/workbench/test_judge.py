@@ -217,7 +217,15 @@ def outcomes(project: Project, file: Path, count: int | None = None) -> list[Out
         return [run_one(player, check) for check in project.checks()[: count or CHECKS[project.slug]]]
 
 
-@pytest.mark.parametrize(("name", "held_by"), [(n, h) for h in ("kernel", "guard") for n, f in FILES.items() if h == "kernel" or f.project == "scalar"])
+@pytest.mark.parametrize(
+    ("name", "held_by"),
+    [
+        pytest.param(n, h, marks=[pytest.mark.slow] * (n in ("giant_text", "giant_list", "endless_requests")))
+        for h in ("kernel", "guard")
+        for n, f in FILES.items()
+        if h == "kernel" or f.project == "scalar"
+    ],
+)
 def test_it_neither_passes_nor_harms(name: str, held_by: str, tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     hostile = FILES[name]
     if held_by == "kernel" and not LOCKED:

@@ -353,16 +353,21 @@ REFUSAL = "if not mask.any(-1).all():\n        raise ShapeError(f'row {int((~mas
 OWN = "seen = torch.ones(x.shape[-2], x.shape[-2]).tril().to(x.dtype)"
 
 
+def later(*values: Any) -> Any:
+    """One of many alike, for `make test-slow`."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "good", "says"),
     [
         ("mask_off_by_one", {"tril(S - T)": "tril(S - T + 1)"}, True, "exactly like mask_off_by_one"),
-        ("mask_off_by_one", {"tril(S - T)": "triu(S - T - S).tril(S - T + 1)"}, True, "exactly like mask_off_by_one"),  # by other means
-        ("self_hidden", {"tril(S - T)": "tril(S - T - 1)", "require_visible(mask)": REFUSAL}, True, "exactly like self_hidden"),  # in other words
+        later("mask_off_by_one", {"tril(S - T)": "triu(S - T - S).tril(S - T + 1)"}, True, "exactly like mask_off_by_one"),  # by other means
+        later("self_hidden", {"tril(S - T)": "tril(S - T - 1)", "require_visible(mask)": REFUSAL}, True, "exactly like self_hidden"),  # in other words
         ("mask_off_by_one", {TRIANGLE: OWN, "tril(S - T)": "tril(S - T + 1)"}, True, "Past is averaged holds all the same: your file does not go"),
         ("mask_off_by_one", {"tril(S - T)": "tril(S - T + 2)"}, False, "mask is a triangle finds 1, where the break gives 0"),
-        ("mask_off_by_one", {TRIANGLE: OWN.replace("tril()", "tril(1)")}, False, "mask is a triangle"),  # the seam itself is whole
-        ("mask_off_by_one", {"tril(S - T)": "tril(S - T + 1)", "/ math.sqrt(q.shape[-1])": ""}, False, "scores are scaled, attend equals torch"),
+        later("mask_off_by_one", {TRIANGLE: OWN.replace("tril()", "tril(1)")}, False, "mask is a triangle"),  # the seam itself is whole
+        later("mask_off_by_one", {"tril(S - T)": "tril(S - T + 1)", "/ math.sqrt(q.shape[-1])": ""}, False, "scores are scaled, attend equals torch"),
         ("no_scale", {"return weights @ x": 'raise NotWritten("average_past")'}, False, "past is averaged is not written (average_past)"),
         ("no_scale", {"scores = q @ k": "scores = p @ k"}, False, "ends with NameError: name 'p' is not defined at attention.py, line"),
     ],
