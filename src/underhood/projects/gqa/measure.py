@@ -14,7 +14,7 @@ from underhood.nn.gpt import GPT, GPTConfig, build_gpt
 from underhood.nn.grouped import share_heads
 from underhood.nn.llama import llama
 
-SECONDS = 6  # about, on one thread
+SECONDS = 4  # about, on one thread
 HELD, WIDTH, HEADS, LAYERS = 2048, 256, 8, 4
 LATENT = LatentConfig(kv_rank=64, rope_width=16, nope_width=32, value_width=32)
 MANY = llama(vocab_size=1024, context=2 * HELD, n_layer=LAYERS, n_head=HEADS, width=WIDTH, hidden=680, tie=True, kernel="sdpa", init="fan_in")

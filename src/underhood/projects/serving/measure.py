@@ -11,7 +11,7 @@ from underhood.infer.scheduler import Scheduler
 from underhood.lab.baselines.serving import CrowdConfig, crowd
 from underhood.lab.timing import best_of
 
-SECONDS = 10  # about, on one thread
+SECONDS = 5  # about, on one thread
 CROWDS = 5
 SHOWN = (
     "tokens_per_step",

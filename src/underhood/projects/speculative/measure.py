@@ -16,7 +16,7 @@ from underhood.lab.baselines.speculative import CHARACTERS, CONTEXT, SHORT, SMAL
 from underhood.nn.gpt import GPT, build_gpt
 from underhood.nn.llama import llama
 
-SECONDS = 90  # about, on one thread: a model of twelve blocks is trained
+SECONDS = 40  # about, on one thread: a model of twelve blocks is trained
 LARGE = llama(vocab_size=CHARACTERS, context=CONTEXT, n_layer=12, n_head=4, width=64, init="fan_in")  # deep, since a small pass costs its layers, not its width
 GUESSES = (1, 2, 4, 6, 8)
 WRITTEN, PROMPT, PROMPTS = 64, 24, 6
