@@ -102,7 +102,17 @@ def test_a_model_of_characters_answers_in_json() -> None:
 def test_a_chat_model_ends_its_turns_and_a_model_of_text_where_its_files_say(tmp_path: Path) -> None:
     assert Dialogue(TOKENIZER, tmp_path, (7,)).end_ids == (7,)
     assert Dialogue(TOKENIZER, tmp_path, ()).end_ids == (TOKENIZER.special["<|endoftext|>"],)
-    assert Dialogue(CHATTY, tmp_path, (7,)).end_ids == (7, END, CHATTY.special["<|endoftext|>"])
+    chats = Dialogue(CHATTY, tmp_path, (7,))
+    assert chats.end_ids == (7, END, CHATTY.special["<|endoftext|>"])
+    assert chats.text_ends == (7,)
+
+
+def test_a_turns_end_ends_a_chat_and_not_a_completion() -> None:
+    made = build_gpt(GPTConfig(vocab_size=CHATTY.vocab_size, context=64, n_layer=1, n_head=2, width=16, init="fan_in"), 0)
+    with running(made, CHATTY) as served:
+        turn = {"logit_bias": {str(END): 100}}
+        assert served.chat(**turn).json()["choices"][0]["finish_reason"] == "stop"
+        assert served.complete(**turn).json()["choices"][0]["finish_reason"] == "length"
 
 
 def test_ids_that_are_no_text_are_not_shown() -> None:

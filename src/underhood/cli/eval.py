@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def command(
-    model: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="A run folder, one of its checkpoints, or a folder with GPT-2's weights.")],
+    model: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="A run, a checkpoint, a model folder, or a pulled model's name.")],
     data: Annotated[str, typer.Option("--data", help="Whose held-out part: a corpus by name, a file, a folder. Without it, the run's own.")] = "",
     tales: Annotated[bool, typer.Option("--tales", help="Let it write tales and score them; ask it minimal pairs.")] = False,
     stride: Annotated[int | None, typer.Option(help="Slide the window by so many tokens; without it windows stand side by side.")] = None,

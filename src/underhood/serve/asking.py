@@ -97,7 +97,7 @@ def _generation(
         min_p=asked.min_p,
         max_tokens=house.require_room(len(prompt), wanted),
         stop=(*asked.stops, *stop),
-        end_ids=tuple(house.dialogue.end_ids if end_ids is None else end_ids),
+        end_ids=tuple(house.dialogue.text_ends if end_ids is None else end_ids),
     )
     return Generation(
         prompt=tuple(prompt),

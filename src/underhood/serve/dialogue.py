@@ -29,8 +29,8 @@ FORGED = re.compile(rf"(?m)^(?=({'|'.join(SPEAKERS.values())}):)")
 class Dialogue:
     """How one model is spoken with. ``style`` is "template", "chatml" or "plain".
 
-    ``end_ids`` are tokens that end a text, and a turn where the model knows turns; ``stop`` are texts that end an answer besides. ``closing_ids`` may come
-    after an answer that a grammar has completed. ``end_ids`` as given are what the model's files name.
+    ``text_ends`` are tokens that end a text; ``end_ids`` are these and, where the model knows turns, those that end a turn; ``stop`` are texts that end an
+    answer besides. ``closing_ids`` may come after an answer that a grammar has completed. ``end_ids`` as given are what the model's files name.
     """
 
     def __init__(self, tokenizer: Tokenizer, folder: Path, end_ids: Sequence[int]) -> None:
@@ -38,11 +38,13 @@ class Dialogue:
         self.tokenizer, self.template = tokenizer, ChatTemplate.read(folder)
         own = self.template.origin != "default" and hasattr(tokenizer, "special")
         self.style = "template" if own else "chatml" if set(CHATML) <= special.keys() else "plain"
-        turns = () if self.style == "plain" else (special[name] for name in ENDS if name in special)
-        self.end_ids = tuple(dict.fromkeys([*text_ends(tokenizer, end_ids), *turns]))
-        self.stop = self._stop() if self.style == "plain" else ()
         mark = end_id(tokenizer)
-        self.closing_ids = self.end_ids or (() if mark is None else (mark,))
+        self.mark = () if mark is None else (mark,)  # between the documents of a model of ours
+        turns = () if self.style == "plain" else (special[name] for name in ENDS if name in special)
+        self.text_ends = text_ends(tokenizer, end_ids)
+        self.end_ids = tuple(dict.fromkeys([*self.text_ends, *turns]))
+        self.stop = self._stop() if self.style == "plain" else ()
+        self.closing_ids = self.end_ids or self.mark
         self.markup = _markup(tokenizer, self.template)
 
     def encode(self, messages: Sequence[Message], options: Options = MappingProxyType({})) -> list[int]:
@@ -60,15 +62,13 @@ class Dialogue:
 
     def _stop(self) -> tuple[str, ...]:
         """What ends a paragraph of plain text: the next speaker's name, or the line, where documents are lines."""
-        mark = end_id(self.tokenizer)
-        lines = mark is not None and mark not in getattr(self.tokenizer, "special", {}).values()
+        lines = self.mark and self.mark[0] not in getattr(self.tokenizer, "special", {}).values()
         return ("\n",) if lines else tuple(f"\n{name}:" for name in SPEAKERS.values())
 
     def _plain(self, turns: Sequence[tuple[str, str]]) -> list[int]:
         """``User: …`` and so on, at the beginning of a document. A name at the beginning of a line in a message is moved, or it would open a turn."""
         lines = [f"{SPEAKERS[role]}: {FORGED.sub(' ', text)}" for role, text in turns]
-        mark = end_id(self.tokenizer)
-        begin = list(getattr(self.tokenizer, "begin_ids", ())) or ([] if mark is None else [mark])
+        begin = list(getattr(self.tokenizer, "begin_ids", ()) or self.mark)
         return begin + encode_plain(self.tokenizer, "\n".join([*lines, f"{SPEAKERS['assistant']}:"]))
 
     def shown(self, text: str) -> str:
