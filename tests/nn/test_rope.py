@@ -91,6 +91,8 @@ def test_a_cast_model_keeps_its_angles() -> None:
         ({"kind": "linear", "factor": 0.5}, "factor"),
         ({"base": 0}, "base"),
         ({"factor": math.inf}, "factor"),
+        ({"attention_factor": 0.0}, "attention_factor"),
+        ({"attention_factor": math.nan}, "attention_factor"),
         ({"kind": "llama3", "factor": 2, "original_context": 8, "low_freq_factor": 4, "high_freq_factor": 4}, "high_freq_factor"),
     ],
 )

@@ -111,11 +111,16 @@ def tensor_names(config: GPTConfig) -> dict[str, str]:
 
 def _biased(config: GPTConfig) -> set[str]:
     """Which linear layers have a bias."""
-    inner = config.bias if config.qkv_bias is None else config.qkv_bias
-    outer = config.bias if config.output_bias is None else config.output_bias
+    inner, outer = _attention_biases(config)
     found = {"attention.query", "attention.key", "attention.value"} if inner else set()
     found |= {"attention.output"} if outer else set()
     return found | ({"feedforward.gate", "feedforward.up", "feedforward.down"} if config.bias else set())
+
+
+def _attention_biases(config: GPTConfig) -> tuple[bool, bool]:
+    """Of queries, keys and values; of the projection back."""
+    attend = config.block_configs[0].attend
+    return attend.inner_bias, attend.outer_bias
 
 
 def read_config(path: Path) -> GPTConfig:
@@ -217,8 +222,7 @@ def write_config(config: GPTConfig) -> dict[str, Any]:
 
 def _able(config: GPTConfig) -> list[tuple[str, Family]]:
     """The families that can express ``config``; never empty, else ``ConfigError``."""
-    inner = config.bias if config.qkv_bias is None else config.qkv_bias
-    outer = config.bias if config.output_bias is None else config.output_bias
+    inner, outer = _attention_biases(config)
     gain, windowed = config.qk_gain or config.qk_norm, config.window is not None
     found = []
     for name, family in FAMILIES.items():
@@ -236,7 +240,7 @@ def _own_fields(config: GPTConfig, family: Family) -> dict[str, Any]:
     """What one family's files have and others' do not."""
     own: dict[str, Any] = {}
     if family.attention_bias:
-        own["attention_bias"] = config.bias if config.output_bias is None else config.output_bias
+        own["attention_bias"] = _attention_biases(config)[1]
     if family.mlp_bias:
         own["mlp_bias"] = config.bias
     if family.window is not None:

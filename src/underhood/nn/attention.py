@@ -161,7 +161,7 @@ class AttentionConfig:
     # what ``underhood.nn.grouped`` and ``underhood.nn.latent`` understand besides
     n_kv_head: int | None = None  # G: heads of keys and values, each shared by H/G heads of queries; none: H
     head_dim: int | None = None  # D where it is not C/H
-    qkv_bias: bool | None = None  # of q, k and v where it is not ``bias`` (Qwen 2 has it there alone)
+    qkv_bias: bool | None = None  # of what makes q, k and v where it is not ``bias`` (Qwen 2 has it there alone)
     output_bias: bool | None = None  # of the projection back where it is not ``bias``
     qk_gain: bool = False  # ``qk_norm`` with a learned gain (Qwen 3)
     epsilon: float = 1e-5  # of that norm
@@ -187,6 +187,16 @@ class AttentionConfig:
     def head_width(self) -> int:
         """D, given or C / H."""
         return self.head_dim or self.width // self.n_head
+
+    @property
+    def inner_bias(self) -> bool:
+        """``qkv_bias``, given or ``bias``."""
+        return self.bias if self.qkv_bias is None else self.qkv_bias
+
+    @property
+    def outer_bias(self) -> bool:
+        """``output_bias``, given or ``bias``."""
+        return self.bias if self.output_bias is None else self.output_bias
 
 
 class MultiHeadAttention(nn.Module):

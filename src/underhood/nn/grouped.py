@@ -68,13 +68,11 @@ class GroupedQueryAttention(nn.Module):
     def __init__(self, config: AttentionConfig) -> None:
         super().__init__()
         C, D, H, G = config.width, config.head_width, config.n_head, config.kv_heads
-        inner = config.bias if config.qkv_bias is None else config.qkv_bias
-        outer = config.bias if config.output_bias is None else config.output_bias
         if config.fused_qkv:
             raise ConfigError("queries and keys of different widths cannot be one matrix", where="fused_qkv", expected="False")
         self.config, self.kernel = config, get_part(config, "kernel")
-        self.query, self.key, self.value = Linear(C, H * D, bias=inner), Linear(C, G * D, bias=inner), Linear(C, G * D, bias=inner)
-        self.output = Linear(H * D, C, bias=outer)
+        self.query, self.key, self.value = (Linear(C, heads * D, bias=config.inner_bias) for heads in (H, G, G))
+        self.output = Linear(H * D, C, bias=config.outer_bias)
         self.query_norm = RMSNorm(D, epsilon=config.epsilon) if config.qk_gain else None
         self.key_norm = RMSNorm(D, epsilon=config.epsilon) if config.qk_gain else None
         self.dropout = Dropout(config.dropout)

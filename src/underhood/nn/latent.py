@@ -24,8 +24,8 @@ class LatentAttention(nn.Module):
     """Attention whose cache holds ``kv_rank`` + ``rope_width`` numbers a position, whatever the number of heads.
 
     Its parts: ``query_down``, ``query_norm`` and ``query_up`` (without ``q_rank`` only ``query_up``), ``kv_down``, ``kv_norm``, ``kv_up`` and ``output``;
-    of these ``query_down``, ``kv_down`` and ``output`` have biases where the config says so. Raises ``ConfigError`` without ``latent``, and for settings that
-    it does not know: ``n_kv_head``, ``head_dim``, ``qk_norm``, ``qk_gain``, ``window``.
+    of these ``query_down`` and ``kv_down`` (``qkv_bias``) and ``output`` (``output_bias``) have biases where the config says so. Raises ``ConfigError``
+    without ``latent``, and for settings that it does not know: ``n_kv_head``, ``head_dim``, ``qk_norm``, ``qk_gain``, ``window``.
 
     How: ``kv_down`` makes the latent and the one rotated key, ``placed`` turns that key and the queries' last numbers and caches, ``kv_up`` makes keys and
     values of all heads from what the cache returns. A head's query and key are its unturned numbers followed by the turned ones.
@@ -41,13 +41,13 @@ class LatentAttention(nn.Module):
         C, H, wide = config.width, config.n_head, config.latent
         self.config, self.wide, self.kernel = config, wide, get_part(config, "kernel")
         queries = H * (wide.nope_width + wide.rope_width)
-        self.query_down = None if wide.q_rank is None else Linear(C, wide.q_rank, bias=config.bias)
+        self.query_down = None if wide.q_rank is None else Linear(C, wide.q_rank, bias=config.inner_bias)
         self.query_norm = None if wide.q_rank is None else RMSNorm(wide.q_rank, epsilon=config.epsilon)
         self.query_up = Linear(wide.q_rank or C, queries, bias=False)
-        self.kv_down = Linear(C, wide.kv_rank + wide.rope_width, bias=config.bias)
+        self.kv_down = Linear(C, wide.kv_rank + wide.rope_width, bias=config.inner_bias)
         self.kv_norm = RMSNorm(wide.kv_rank, epsilon=config.epsilon)
         self.kv_up = Linear(wide.kv_rank, H * (wide.nope_width + wide.value_width), bias=False)
-        self.output = Linear(H * wide.value_width, C, bias=config.bias)
+        self.output = Linear(H * wide.value_width, C, bias=config.outer_bias)
         self.dropout = Dropout(config.dropout)
 
     def forward(

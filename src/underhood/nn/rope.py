@@ -40,8 +40,8 @@ class RopeConfig:
     truncate: bool = True  # yarn: the bounds are whole pairs
 
     def __post_init__(self) -> None:
-        for field in ("base", "factor", "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow"):
-            if not 0 < getattr(self, field) < math.inf:
+        for field in ("base", "factor", "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow", "attention_factor"):
+            if getattr(self, field) is not None and not 0 < getattr(self, field) < math.inf:
                 raise ConfigError(f"found {getattr(self, field)}", where=f"rope.{field}", expected="more than 0, and finite")
         if self.factor < 1:
             raise ConfigError(f"found {self.factor}", where="rope.factor", expected="at least 1")

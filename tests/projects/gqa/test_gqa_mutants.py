@@ -38,8 +38,8 @@ MUTANTS = [
         "window_ends_with_the_keys",
     ),
     # ── the layer ──
-    Mutant("bias_everywhere", "inner = config.bias if config.qkv_bias is None else config.qkv_bias", "inner = config.bias", "layer_equals_torch"),
-    Mutant("output_bias_ignored", "outer = config.bias if config.output_bias is None else config.output_bias", "outer = config.bias", "layer_equals_torch"),
+    Mutant("bias_everywhere", "Linear(C, heads * D, bias=config.inner_bias)", "Linear(C, heads * D, bias=config.bias)", "layer_equals_torch"),
+    Mutant("output_bias_ignored", "Linear(H * D, C, bias=config.outer_bias)", "Linear(H * D, C, bias=config.bias)", "layer_equals_torch"),
     Mutant("width_of_a_head", "D, H, G = config.width, config.head_width,", "D, H, G = config.width, config.width // config.n_head,", "layer_equals_torch"),
     Mutant("fused_accepted", "if config.fused_qkv:", "if False:", "layer_equals_torch"),
     Mutant(
@@ -108,6 +108,8 @@ MUTANTS = [
     Mutant("latent_not_normed", "return self.kv_norm(latent).unsqueeze(1)", "return latent.unsqueeze(1)", "latent_equals_deepseek"),
     Mutant("query_not_compressed", "x = self.query_norm(self.query_down(x))", "x = self.query_down(x)", "latent_equals_deepseek"),
     Mutant("turned_first", "torch.cat([q, q_turned], dim=-1)", "torch.cat([q_turned, q], dim=-1)", "latent_equals_deepseek"),
+    Mutant("own_bias_ignored", "wide.rope_width, bias=config.inner_bias)", "wide.rope_width, bias=config.bias)", "latent_equals_deepseek"),
+    Mutant("own_bias_of_the_way_back_ignored", "value_width, C, bias=config.outer_bias)", "value_width, C, bias=config.bias)", "latent_equals_deepseek"),
     Mutant(
         "mask_ignored",
         "-1, -1)], dim=-1)\n        mixed, weights = self.kernel(q, k, v, causal=self.config.causal, mask=mask",

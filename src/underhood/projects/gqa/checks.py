@@ -108,7 +108,7 @@ KINDS: tuple[dict[str, Any], ...] = (
     hints=(
         "How many rows has the matrix of keys?",
         "G · D: fewer heads, each as wide as a head of queries. The output's matrix takes H · D numbers. D is `config.head_width`.",
-        "`Linear(C, H * D, bias=inner)`, twice `Linear(C, G * D, bias=inner)`, `Linear(H * D, C, bias=outer)`; cut q into H heads, k and v into G.",
+        "`(Linear(C, n * D, bias=config.inner_bias) for n in (H, G, G))`, `Linear(H * D, C, bias=config.outer_bias)`; cut q into H heads, k and v into G.",
     ),
 )
 def check_layer_equals_torch(part: Part, rng: random.Random) -> None:

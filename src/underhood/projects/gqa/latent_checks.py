@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,14 @@ from underhood.nn.attention import AttentionConfig
 from underhood.projects.gqa.oracles import WIDE, WIDTH, deepseek, halves, latent, latent_shapes, weights, whole
 
 STEP = "6 · Latent attention"
+
+
+LATENT_BIASES: tuple[dict[str, Any], ...] = (
+    {"bias": True, "epsilon": 0.1},
+    {"bias": False},
+    {"bias": True, "output_bias": False},
+    {"bias": False, "qkv_bias": True},
+)
 
 
 def still(x: Tensor) -> Tensor:
@@ -35,7 +44,7 @@ def check_latent_equals_deepseek(part: Part, rng: random.Random) -> None:
     for found, expected in zip(tried("cut runs", part.cut, numbers, 5, given="7 numbers, cut at 5"), torch.split(numbers, [5, 2], dim=-1), strict=True):
         alike(found, expected, "cut gives the first numbers, then the rest", given="7 numbers, cut at 5")
     for wide in (WIDE, dataclasses.replace(WIDE, q_rank=4)):
-        for settings in ({"bias": True, "epsilon": 0.1}, {"bias": False}):
+        for settings in LATENT_BIASES:
             layer, config = latent(part, rng, wide, **settings)
             given, x = f"{wide}, {settings}", noise(rng, 2, 5, WIDTH).requires_grad_()
             w = weights(layer, latent_shapes(config), given)

@@ -93,6 +93,7 @@ def latent_shapes(c: AttentionConfig) -> dict[str, tuple[int, ...]]:
     """What a latent layer must hold."""
     assert c.latent is not None
     C, H, n = c.width, c.n_head, c.latent
+    inner = c.bias if c.qkv_bias is None else c.qkv_bias
     found: dict[str, tuple[int, ...]] = {
         "query_up.weight": (H * (n.nope_width + n.rope_width), n.q_rank or C),
         "kv_down.weight": (n.kv_rank + n.rope_width, C),
@@ -100,9 +101,10 @@ def latent_shapes(c: AttentionConfig) -> dict[str, tuple[int, ...]]:
         "kv_up.weight": (H * (n.nope_width + n.value_width), n.kv_rank),
         "output.weight": (C, H * n.value_width),
     }
-    found |= {"kv_down.bias": (n.kv_rank + n.rope_width,), "output.bias": (C,)} if c.bias else {}
+    found |= {"kv_down.bias": (n.kv_rank + n.rope_width,)} if inner else {}
+    found |= {"output.bias": (C,)} if (c.bias if c.output_bias is None else c.output_bias) else {}
     if n.q_rank:
-        found |= {"query_down.weight": (n.q_rank, C), "query_norm.weight": (n.q_rank,)} | ({"query_down.bias": (n.q_rank,)} if c.bias else {})
+        found |= {"query_down.weight": (n.q_rank, C), "query_norm.weight": (n.q_rank,)} | ({"query_down.bias": (n.q_rank,)} if inner else {})
     return found
 
 
