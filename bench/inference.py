@@ -1,13 +1,15 @@
-"""Decoding and prefill speed of the GPT-2-small shape: tokens a second beside transformers, and the share of the memory's and the arithmetic's limits.
+"""Decoding and prefill of the GPT-2-small shape: tokens a second beside transformers and llama.cpp, and the share of the memory's and arithmetic's limits.
 
     python bench/inference.py [--quick] [--json]
 
 Every row is a process of its own with the same random weights (124 M), greedy, cache on, prompts of 32 random tokens. Weights are drawn large enough that
-the rows' first tokens can be compared; they must be equal in fp32. Each step is timed with the choice of its token.
+the rows' first tokens can be compared; they must be equal in fp32 (llama.cpp's: the prompt's logits within 1 %). Each step is timed with the choice of its
+token.
 
 * underhood, compiled: ``CompiledDecoder``; weights in huge pages where the system has them, or left in ordinary ones. Compile time is told apart.
 * underhood, plain: ``infer.sample``'s way, the model itself with its fast parts and ``KVCache``.
 * transformers: ``GPT2LMHeadModel`` called step by step with its own cache (its ``generate`` would add overhead).
+* llama.cpp, where ``llama-cpp-python`` and ``gguf`` are installed: the same numbers as GGUF, its C interface, its defaults.
 
 Decoding: tokens/s is rows ÷ the median step. The limit is bytes that a step must read (each matrix once, the vectors, keys and values at the mean length)
 over the speed at which this process just read 1 GiB, in the kind of pages that gives more. Prefill: 512 tokens, products counted as the config counts them with
@@ -23,6 +25,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import llama_peer
 import machine
 import torch
 from torch import Tensor
@@ -32,6 +35,8 @@ from underhood.nn.fast import fast
 from underhood.nn.gpt import GPT, GPTConfig, build_gpt, gpt2
 
 PROMPT, LONG, COMPARED, LEAST = 32, 512, 24, 40  # tokens; of a prompt, of a prefill, held equal, timed at the least
+EVERY, APART = 100, 0.01  # one logit of so many is compared, and how far the vectors may be apart
+LLAMA = "llama.cpp"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -114,6 +119,7 @@ WHO: dict[str, Callable[[str], Decoder]] = {
     "underhood, compiled, ordinary pages": lambda precision: Compiled(precision, huge_pages=False),
     "underhood, plain": Plain,
     "transformers": Transformers,
+    LLAMA: lambda precision: llama_peer.LlamaCpp(random_model("fp32"), precision),
 }
 
 
@@ -135,11 +141,11 @@ def measure_decode(who: str, precision: str, threads: int, rows: int, seconds: f
     torch.set_num_threads(threads)
     config, decoder = gpt2("small"), WHO[who](precision)
     prompt = torch.randint(config.vocab_size, (rows, PROMPT), generator=torch.Generator().manual_seed(1))
-    first = decoder.prefill(prompt).argmax(-1)
-    decoder.step(first)
+    logits = decoder.prefill(prompt)
+    decoder.step(logits.argmax(-1))
     memory = machine.peak_memory_mb()
     limit = max(bandwidth(huge=huge) for huge in (False, True))
-    tokens, times, lengths = [first := decoder.prefill(prompt).argmax(-1)], [], []
+    tokens, times, lengths = [decoder.prefill(prompt).argmax(-1)], [], []
     end = time.perf_counter() + seconds
     while (time.perf_counter() < end or len(times) < LEAST) and PROMPT + len(tokens) < config.context:
         start = time.perf_counter()
@@ -152,7 +158,8 @@ def measure_decode(who: str, precision: str, threads: int, rows: int, seconds: f
     return {
         "who": who, "precision": precision, "threads": threads, "rows": rows, "rate": rate, "share": rate / ceiling, "gb_s": limit,
         "p50_ms": statistics.median(times) * 1e3, "p99_ms": ordered[int(0.99 * (len(ordered) - 1))] * 1e3, "steps": len(times),
-        "compile_s": decoder.compile_seconds, "mb": memory, "tokens": torch.stack(tokens[:COMPARED]).tolist(),
+        "compile_s": decoder.compile_seconds, "mb": memory, "logits": logits[:, ::EVERY].float().flatten().tolist(),
+        "tokens": torch.stack(tokens[:COMPARED]).tolist(),
     }  # fmt: skip
 
 
@@ -185,9 +192,18 @@ def decode_table(options: argparse.Namespace) -> None:
                     for w in options.who
                 ]
                 if precision == "fp32":
-                    assert all(r["tokens"] == found[0]["tokens"] for r in found), "the rows do not write the same text"
+                    assert_alike(found)
                 for row in found:
                     show_decode(row, found[0], as_json=options.json)
+
+
+def assert_alike(rows: list[dict[str, Any]]) -> None:
+    """All computed the same model: the prompts' logits are close and, but for llama.cpp's (which rounds on its way), the texts equal."""
+    expected = torch.tensor(rows[0]["logits"])
+    for row in rows:
+        apart = float((torch.tensor(row["logits"]) - expected).norm() / expected.norm())
+        assert apart < APART, f"{row['who']}: the prompts' logits are {apart:.1%} apart"
+        assert row["who"] == LLAMA or row["tokens"] == rows[0]["tokens"], f"{row['who']} does not write the same text"
 
 
 def show_decode(row: dict[str, Any], ours: dict[str, Any], *, as_json: bool) -> None:
@@ -206,7 +222,7 @@ def prefill_table(options: argparse.Namespace) -> None:
     print(f"\nprefill of {LONG} tokens\n{'threads':>7} {'':4} {'':36} {'tokens/s':>9} {'share':>6} {'peak GFLOP/s':>12}")
     for threads in options.threads:
         for precision in options.precision:
-            for who in (w for w in options.who if w in ("underhood, compiled", "transformers")):
+            for who in (w for w in options.who if w in ("underhood, compiled", "transformers", LLAMA)):
                 row = machine.isolated(__file__, threads, {"who": who, "precision": precision, "threads": threads, "seconds": options.seconds})
                 name = f"{threads:7} {precision:4} {who:36}"
                 print(json.dumps(row) if options.json else f"{name} {row['rate']:9.0f} {row['share']:6.0%} {row['peak']:12.0f}", flush=True)
@@ -233,7 +249,11 @@ def main() -> int:
         return 0
     if options.quick:
         options.threads, options.rows, options.precision, options.table, options.seconds = [1], [1], ["fp32"], ["decode"], 2.0
-    print(machine.line("transformers", "numba"))
+    why = llama_peer.missing()
+    if LLAMA in options.who and why:
+        options.who.remove(LLAMA)
+        print(f"llama.cpp is passed over: {why}")
+    print(machine.line("transformers", "numba", *(() if why else llama_peer.PACKAGES.values())))
     print(machine.quiet())
     for table in options.table:
         TABLES[table](options)
