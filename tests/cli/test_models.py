@@ -105,7 +105,7 @@ def test_verify_proves_and_names(folder: Path, capsys: pytest.CaptureFixture[str
         assert main(["verify", str(folder), "-n", "12"]) == 1
     out = capsys.readouterr().out
     assert "✗  naive = paged" in out
-    assert "first apart after block 0, text 1, position" in out
+    assert "first apart after block 0 at text 1, position" in out
     assert "✓  naive = cached" in out
 
 

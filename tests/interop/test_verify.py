@@ -1,5 +1,7 @@
 """The lattice holds for every family, and names the edge, the layer and the position where a break has entered."""
 
+import copy
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from underhood.projects.registry import find_break
 
 __all__ = ["case"]
 TEXTS = [torch.randint(V, (n,), generator=torch.Generator().manual_seed(n)) for n in (22, 3, 13)]
-NUMBA = pytest.importorskip("numba")
+CompiledDecoder = pytest.importorskip("underhood.kernels.decode", exc_type=ImportError).CompiledDecoder
 
 
 def passed_over(case: str) -> list[str]:
@@ -125,6 +127,26 @@ def test_the_first_layer_and_position_are_named() -> None:
 
     edge = next(verify(made, TEXTS, paths={"poisoned": poisoned}))
     assert (edge.holds, edge.layer, edge.place) == (False, 1, (0, 6))
+
+
+def one_weight_off(made: GPT) -> GPT:
+    other = copy.deepcopy(made)
+    with torch.no_grad():
+        other.blocks[1].feedforward.down.weight[0] += 0.1  # type: ignore[union-attr,operator,index]
+    return other
+
+
+@pytest.mark.parametrize("path", ["compiled", "exported"])
+def test_the_block_is_named_of_a_path_that_runs_others(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Block 0 agrees and block 1 does not, where the kernels, or the files, have a weight of their own."""
+    module, right = sys.modules["underhood.interop.verify"], load_weights
+    if path == "compiled":
+        monkeypatch.setattr(module, "_decoder", lambda made: CompiledDecoder(one_weight_off(made), huge_pages=False))
+    else:
+        monkeypatch.setattr(module, "load_weights", lambda *given: one_weight_off(right(*given)))
+    found = {e.name: e for e in verify(model("gpt2"), TEXTS)}
+    assert (found[path].holds, found[path].layer, found[path].place) == (False, 1, (0, 0))
+    assert [e.name for e in found.values() if not e.holds] == ([path, "engine"] if path == "compiled" else [path])
 
 
 def test_a_path_that_computes_nothing_does_not_hold() -> None:

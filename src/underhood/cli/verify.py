@@ -74,12 +74,12 @@ def _say(edge: Any) -> None:
     near = f", {edge.near} greedy tokens too near to tell" if edge.near else ""
     print(f"  {mark}  naive = {edge.name:<14} {edge.error:8.1e} of {edge.allowed:.0e} allowed, {edge.compared} positions{near}, {edge.seconds:.1f} s")
     if not edge.holds:
-        place = "" if edge.place is None else f" first apart after {_layer(edge.layer)}, text {edge.place[0] + 1}, position {edge.place[1]}"
+        place = "" if edge.place is None else f" first apart{_layer(edge.layer)} at text {edge.place[0] + 1}, position {edge.place[1]}"
         print(f"       {edge.why}{place}")
 
 
 def _layer(layer: int | None) -> str:
-    return "the head" if layer == -1 else f"block {layer}"
+    return "" if layer is None else " after the head" if layer == -1 else f" after block {layer}"
 
 
 def _plain(edge: Any) -> dict[str, Any]:

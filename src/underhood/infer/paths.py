@@ -1,7 +1,8 @@
 """Every way through a model that must end at the same logits: whole, in steps, in pages, in company, in pieces, from a shared prefix, with guesses.
 
 A path computes given texts, all tokens known beforehand (teacher forcing), and shows each forward pass to ``see`` together with the places, (text,
-position), of its rows. ``underhood.interop.verify`` compares what was seen.
+position), of its rows. A pass gives logits, and where it does not go through the model's own blocks the stream after each block too.
+``underhood.interop.verify`` compares what was seen.
 """
 
 import contextlib
@@ -24,7 +25,9 @@ from underhood.nn.gpt import GPT
 
 Texts = Sequence[Int[Tensor, "T"]]
 Place = tuple[int, int] | None  # text and position; None for a row that stands for nothing
-See = Callable[[Sequence[Place], Callable[[], Tensor]], None]
+Streams = dict[int, Tensor]  # block → (..., C) after it
+Forward = Callable[[], Tensor | tuple[Tensor, Streams]]
+See = Callable[[Sequence[Place], Forward], None]
 Path = Callable[[GPT, Texts, See], None]
 SIZE = 4  # tokens a block: small, so that short texts cross many borders
 WRONG = 3  # guesses of a draft that are wrong, after each that is right
@@ -223,5 +226,5 @@ def _halves(T: int) -> list[tuple[int, int]]:
     return [(0, half), *((t, t + 1) for t in range(half, T))]
 
 
-def _ignored(places: Sequence[Place], forward: Callable[[], Tensor]) -> None:
+def _ignored(places: Sequence[Place], forward: Forward) -> None:
     forward()

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from underhood.base.errors import ConfigError
-from underhood.infer.paths import PATHS, Place, Texts, naive
+from underhood.infer.paths import PATHS, Forward, Place, See, Streams, Texts, naive
 from underhood.infer.paths import Path as Way
 from underhood.infer.writers import Asked, Writer, by_engine, drafted
 from underhood.interop.export import save_model
@@ -45,7 +45,8 @@ class Seen:
 
 @dataclasses.dataclass(frozen=True)
 class Edge:
-    """One path beside the naive one. ``layer`` and ``place`` say where they first part: a block's number, or -1 for the logits."""
+    """One path beside the naive one. ``layer`` and ``place`` say where they first part: a block's number, or -1 for the logits; what
+    writes by itself shows tokens alone, so there only the place is known."""
 
     name: str
     grade: Grade
@@ -94,7 +95,7 @@ def every_path(model: GPT) -> dict[str, Way]:
     return {**PATHS, "compiled": compiled, "exported": exported}
 
 
-def compiled(model: GPT, texts: Texts, see: Callable[[Sequence[Place], Callable[[], Tensor]], None]) -> None:
+def compiled(model: GPT, texts: Texts, see: See) -> None:
     """Pages through compiled kernels, all texts in the same steps. Raises ``ConfigError`` for a model that they do not know."""
     decoder, size = _decoder(model), 4
     pages = [-(-len(t) // size) for t in texts]
@@ -108,9 +109,10 @@ def compiled(model: GPT, texts: Texts, see: Callable[[Sequence[Place], Callable[
         see([(i, t) for i in rows], functools.partial(_compiled_logits, decoder, ids, at, table[rows], pools))
 
 
-def _compiled_logits(decoder: Any, ids: Tensor, at: Tensor, table: Tensor, pools: Any) -> Tensor:
-    logits: Tensor = decoder.logits(decoder.hidden(ids.numpy(), at.numpy(), table.numpy(), pools))
-    return logits
+def _compiled_logits(decoder: Any, ids: Tensor, at: Tensor, table: Tensor, pools: Any) -> tuple[Tensor, Streams]:
+    streams: Streams = {}
+    hidden = decoder.hidden(ids.numpy(), at.numpy(), table.numpy(), pools, lambda block, stream: streams.update({block: torch.from_numpy(stream)}))
+    return decoder.logits(hidden), streams
 
 
 def _decoder(model: GPT) -> Any:
@@ -133,37 +135,47 @@ def by_compiled_engine(model: GPT, asked: Sequence[Asked]) -> list[list[int]]:
 WRITERS: dict[str, Writer] = {"drafted": drafted, "engine": by_compiled_engine}
 
 
-def exported(model: GPT, texts: Texts, see: Callable[[Sequence[Place], Callable[[], Tensor]], None]) -> None:
+def exported(model: GPT, texts: Texts, see: See) -> None:
     """Saved in the layout of transformers and read again. Raises ``ConfigError`` for a model that no layout has words for."""
     with tempfile.TemporaryDirectory() as folder:
         save_model(model, Path(folder) / "model")
         again = load_weights(Path(folder) / "model", model.head_weight.dtype)
-    for i, text in enumerate(texts):
-        see([(i, t) for t in range(len(text))], functools.partial(again, text[None]))
+    with _watched(again) as streams:
+        for i, text in enumerate(texts):
+            see([(i, t) for t in range(len(text))], lambda text=text: (again(text[None]), streams))  # type: ignore[misc]
 
 
 @torch.no_grad()
 def look(model: GPT, texts: Texts, path: Way) -> Seen:
     """Run ``path`` and keep what every block and the head gave, by text and position."""
     seen = Seen([torch.full((len(t), model.config.vocab_size), torch.nan, dtype=torch.float64) for t in texts], {})
-    streams: dict[int, Tensor] = {}
+    with _watched(model) as own:
+
+        def see(places: Sequence[Place], forward: Forward) -> None:
+            own.clear()
+            given = forward()
+            logits, streams = given if isinstance(given, tuple) else (given, own)
+            _put(seen.logits, places, logits)
+            for layer, stream in streams.items():
+                blank = [torch.full((len(t), stream.shape[-1]), torch.nan, dtype=torch.float64) for t in texts]
+                _put(seen.streams.setdefault(layer, blank), places, stream)
+
+        path(model, texts, see)
+    return seen
+
+
+@contextlib.contextmanager
+def _watched(model: GPT) -> Iterator[Streams]:
+    """What each of the model's blocks gave last."""
+    streams: Streams = {}
 
     def keep(layer: int) -> Callable[[Any, Any, Tensor], None]:
         return lambda module, args, out: streams.update({layer: out})
 
-    def see(places: Sequence[Place], forward: Callable[[], Tensor]) -> None:
-        streams.clear()
-        logits = forward()
-        _put(seen.logits, places, logits)
-        for layer, stream in streams.items():
-            blank = [torch.full((len(t), stream.shape[-1]), torch.nan, dtype=torch.float64) for t in texts]
-            _put(seen.streams.setdefault(layer, blank), places, stream)
-
     with contextlib.ExitStack() as hooks:
         for layer, block in enumerate(model.blocks):
             hooks.callback(block.register_forward_hook(keep(layer)).remove)
-        path(model, texts, see)
-    return seen
+        yield streams
 
 
 def _put(kept: Sequence[Tensor], places: Sequence[Place], rows: Float[Tensor, "... W"]) -> None:
@@ -206,7 +218,7 @@ def _written(name: str, grade: Grade, model: GPT, texts: Texts, write: Writer, a
         worst, near = max(worst, float(short.max())), near + int(((short > 0) & (short <= 2 * allowed)).sum())
         place = (i, len(prompt) + int(wrong[0])) if len(wrong) and place is None else place
     why = "" if place is None else "a token that is not the likeliest:"
-    return Edge(name, grade, place is None, worst, 2 * allowed, sum(n for _, n in asked), near, None if place is None else -1, place, why)
+    return Edge(name, grade, place is None, worst, 2 * allowed, sum(n for _, n in asked), near, None, place, why)
 
 
 def _allowed(grade: Grade, model: GPT, base: Seen, truth: Seen | None) -> float:

@@ -9,7 +9,7 @@ Needs numba. A token's bits depend neither on the other rows nor on the number o
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import get_args
 
 import numpy as np
@@ -67,11 +67,14 @@ class CompiledDecoder:
     # ── a flat list of tokens, with pages from the caller ────────────────────────────────────────────────────────────────────
 
     @torch.no_grad()
-    def hidden(self, tokens: Whole, at: Whole, table: Int64[np.ndarray, "N pages"], pools: Sequence[Pool]) -> Float32[np.ndarray, "N C"]:
+    def hidden(
+        self, tokens: Whole, at: Whole, table: Int64[np.ndarray, "N pages"], pools: Sequence[Pool], see: Callable[[int, Numbers], None] | None = None
+    ) -> Float32[np.ndarray, "N C"]:
         """The residual stream after the final norm, of tokens that stand at positions ``at``.
 
         ``pools`` holds each layer's keys and values (blocks, block, G, D) float32; token n's are written into block ``table[n, at[n] // block]`` and it
-        attends to all up to itself. Tokens of one request in one call see each other as far as their positions allow. Raises ``ShapeError``.
+        attends to all up to itself. Tokens of one request in one call see each other as far as their positions allow. ``see`` gets each block's number and a
+        copy of the stream after it. Raises ``ShapeError``.
         """
         self._require(tokens, at, table, pools)
         ids = torch.from_numpy(tokens)
@@ -80,8 +83,10 @@ class CompiledDecoder:
             x = x + self.positions[torch.from_numpy(at)]
         stream, threads = x.numpy(), same_as_torch()
         with ONE_AT_A_TIME:
-            for layer, (keys, values) in zip(self.layers, pools, strict=True):
+            for i, (layer, (keys, values)) in enumerate(zip(self.layers, pools, strict=True)):
                 layer.run(stream, at, table, keys, values, self.turning, threads)
+                if see is not None:
+                    see(i, stream.copy())
         out = np.empty_like(stream)
         self.norm(stream, out)
         return out
