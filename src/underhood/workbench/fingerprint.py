@@ -37,24 +37,29 @@ def of_outcomes(outcomes: Sequence[Outcome]) -> dict[str, Mark | None]:
     return {o.check.name: None if o.state == "holds" else Mark(o.says, numbers(o.found)) for o in outcomes if o.state in ("holds", "wrong")}
 
 
+def of_break(slug: str, name: str) -> dict[str, Mark | None]:
+    """The fingerprint of one of a project's breaks of code. Takes as long as the project's checks."""
+    return {check.name: mark_of_break(slug, name, check.name) for check in find_project(slug).checks()}
+
+
 @functools.cache
-def of_breaks(slug: str) -> dict[str, dict[str, Mark | None]]:
-    """The fingerprints of a project's breaks of code: break → check → mark. Takes as long as the kill matrix, a few seconds."""
+def mark_of_break(slug: str, name: str, check: str) -> Mark | None:
+    """What one check finds under one break."""
     project = find_project(slug)
-    found = {}
-    for sabotage in project.breaks():
-        if sabotage.kind == "part":
-            with applied(sabotage.patches):
-                found[sabotage.name] = {check.name: _mark(check, project) for check in project.checks()}
-    return found
+    with applied(project.find(name).patches):
+        return _mark(next(c for c in project.checks() if c.name == check), project)
 
 
 def matches(mine: Fingerprint, slug: str) -> list[str]:
-    """The breaks that behave as ``mine`` does on all its checks; none when nothing is wrong."""
+    """The breaks that behave as ``mine`` does on all its checks; none when nothing is wrong.
+
+    What failed in ``mine`` is compared first: few breaks fail there too, so few are put through the rest.
+    """
     if all(mark is None for mark in mine.values()):
         return []
-    found = {find_project(slug).find(name).patches: name for name, theirs in reversed(of_breaks(slug).items()) if agree(mine, theirs)}
-    return list(reversed(found.values()))  # breaks with the same patch, measured on several baselines, are one
+    by_failure = sorted(mine, key=lambda check: mine[check] is None)
+    breaks = {s.patches: s.name for s in reversed(find_project(slug).breaks()) if s.kind == "part"}  # measured on several baselines, one patch is one break
+    return [name for name in reversed(breaks.values()) if all(same(mine[check], mark_of_break(slug, name, check)) for check in by_failure)]
 
 
 def agree(mine: Fingerprint, theirs: Fingerprint) -> bool:

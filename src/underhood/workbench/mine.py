@@ -96,7 +96,7 @@ def recognise(project: Project, sabotage: Sabotage, file: Path) -> Recognised:
         return Recognised(as_declared=False, says="Every check still holds: nothing is broken yet.")
     if unfinished := [o for o in report.outcomes if o.state not in ("holds", "wrong")]:
         return Recognised(as_declared=False, says=_incomparable(unfinished))
-    mine, theirs = fingerprint.of_outcomes(report.outcomes), fingerprint.of_breaks(project.slug)[sabotage.name]
+    mine, theirs = fingerprint.of_outcomes(report.outcomes), fingerprint.of_break(project.slug, sabotage.name)
     if fingerprint.agree(mine, theirs):
         return Recognised(as_declared=True, says=f"It behaves exactly like {sabotage.name}.")
     if report.matches:
