@@ -43,7 +43,7 @@ def test_known_words_are_counted() -> None:
 @pytest.mark.slow
 def test_the_whole_demo_on_a_persons_own_text(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("The old house stood by the river, and nobody went there after dark. " * 900, encoding="utf-8")
-    words = [sys.executable, "-m", "underhood.cli.main", "demo", "--data", "mine.txt", "--minutes", "0.05", "--json"]
+    words = [sys.executable, "-m", "underhood", "demo", "--data", "mine.txt", "--minutes", "0.05", "--json"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=True)
     figures = json.loads(done.stdout)
     assert [b["break"] for b in figures["breaks"]] == list(BREAKS)

@@ -152,7 +152,7 @@ def test_a_missing_record_fails_the_check_and_names_the_command(tmp_path: Path, 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "underhood.cli.main", "break", "scalar", "--seeds", "5", "--workers", "1"]
+    words = [sys.executable, "-m", "underhood", "break", "scalar", "--seeds", "5", "--workers", "1"]
     process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stderr is not None
     for line in process.stderr:

@@ -17,7 +17,7 @@ from underhood.cli import main as front
 
 def underhood(*arguments: str, cwd: Path | None = None, **environment: str) -> "subprocess.CompletedProcess[str]":
     kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "UNDERHOOD_DATA") if name in os.environ}
-    command = [sys.executable, "-m", "underhood.cli.main", *arguments]
+    command = [sys.executable, "-m", "underhood", *arguments]
     return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=kept | environment, cwd=cwd, check=False, stdin=subprocess.DEVNULL)
 
 
@@ -177,7 +177,7 @@ def test_a_verb_may_have_verbs_of_its_own(verb: types.ModuleType, capsys: pytest
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:
-    process = subprocess.Popen([sys.executable, "-m", "underhood.cli.main", "map"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-m", "underhood", "map"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     process.stdout.close()  # before the first letter is written: the interpreter is still starting
     assert process.stderr is not None

@@ -126,7 +126,7 @@ def test_the_same_command_gives_the_same_run(texts: Path, tmp_path: Path) -> Non
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for a child")
 def test_ctrl_c_saves_and_says_how_to_go_on(texts: Path, tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "underhood.cli.main", "train", "--data", "texts", "--steps", "100000", *TINY, "--set", "vocab_size=270"]
+    words = [sys.executable, "-m", "underhood", "train", "--data", "texts", "--steps", "100000", *TINY, "--set", "vocab_size=270"]
     process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     metrics = tmp_path / "runs" / "texts" / "metrics.jsonl"
     deadline = time.monotonic() + 60

@@ -425,7 +425,7 @@ def start(folder: Path, *words: str) -> "tuple[subprocess.Popen[str], str]":
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "underhood.cli.main", "serve", str(folder), "--port", str(port), "--kernels", "torch", *words]
+    command = [sys.executable, "-m", "underhood", "serve", str(folder), "--port", str(port), "--kernels", "torch", *words]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     url, end = f"http://127.0.0.1:{port}", time.monotonic() + 60
     while time.monotonic() < end and process.poll() is None:

@@ -42,7 +42,7 @@ def test_from_a_folder_of_text_to_transformers(tmp_path: Path) -> None:
     assert tokens.decode(made[0], skip_special_tokens=True) == ours.rstrip("\n")
 
 
-UNDERHOOD = [sys.executable, "-m", "underhood.cli.main"]
+UNDERHOOD = [sys.executable, "-m", "underhood"]
 
 
 def run(folder: Path, *arguments: str) -> str:

@@ -211,7 +211,3 @@ def _extra_of(module: str | None) -> str | None:
         return None
     brought = re.compile(rf"""{re.escape(wanted)}\b[^-].*extra == ["'](\w+)["']""")
     return next((found[1] for line in lines if wanted and (found := brought.match(line))), None)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

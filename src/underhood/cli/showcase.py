@@ -119,7 +119,7 @@ class Reader:
     def command(self, minutes: float) -> list[str]:
         """The training as anybody would start it."""
         words = ["train", "--data", self.name, "--out", str(self.folder), "--minutes", f"{minutes:g}", "--seed", str(self.seed), "--json"]
-        return [sys.executable, "-m", "underhood.cli.main", *words]
+        return [sys.executable, "-m", "underhood", *words]
 
     def read_before(self, clock: Clock) -> None:
         """What the untrained model writes: noise, and the loss of a guess."""

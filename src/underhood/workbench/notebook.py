@@ -85,7 +85,7 @@ def working(project: Project, text: str = "") -> "NotebookNode":
 
 
 def _command(*words: str) -> str:
-    return f"import sys\n\n!{{sys.executable}} -m underhood.cli.main {' '.join(words)}"
+    return f"import sys\n\n!{{sys.executable}} -m underhood {' '.join(words)}"
 
 
 def split_steps(project: Project, text: str) -> tuple[str, list[tuple[str, str]]]:

@@ -13,7 +13,7 @@ SUBCOMMAND = re.compile(r"^Commands:\n((?:  .*\n?)+)", re.MULTILINE)
 
 def help_of(*words: str) -> str:
     """What ``underhood WORDS --help`` prints; the commands stand a floor above, so they are asked as a reader would ask."""
-    command = [sys.executable, "-m", "underhood.cli.main", *words, "--help"]
+    command = [sys.executable, "-m", "underhood", *words, "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": COLUMNS})
     return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
 
