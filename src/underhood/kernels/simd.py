@@ -18,6 +18,8 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from underhood.base.lock import locked
+
 LANES, LINE = 16, 64  # numbers in a vector: one AVX-512 register, two of AVX2, four of NEON; bytes that memory gives at once
 F32, I32, BYTE = ir.FloatType(), ir.IntType(32), ir.IntType(8).as_pointer()
 VECTOR, INTS = ir.VectorType(F32, LANES), ir.VectorType(I32, LANES)
@@ -38,12 +40,25 @@ def compiled(*, parallel: bool = False, fastmath: Any = False) -> Callable[[Call
         options = {"nogil": True, "parallel": parallel, "fastmath": fastmath}
         try:
             kept = njit(cache=True, **options)(function)
-            forget_older(Path(kept.stats.cache_path), function)
+            folder = Path(kept.stats.cache_path)
+            forget_older(folder, function)
         except (RuntimeError, OSError):
             return njit(**options)(function)
-        return kept
+        return by_turns(kept, folder / "kernels.lock")
 
     return decorate
+
+
+def by_turns(kernel: Any, lock: Path) -> Any:
+    """``kernel``, compiled by one process at a time: numba's index of kept code has no lock, so two could get each other's. The second finds the first's."""
+    compile = kernel.compile
+
+    def alone(signature):
+        with locked(lock):
+            return compile(signature)
+
+    kernel.compile = alone
+    return kernel
 
 
 def forget_older(cache: Path, function: Callable[..., Any]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from underhood.base.errors import DataError, FileSystemError, UserError
 from underhood.base.files import named_os_errors, write_atomic
-from underhood.workbench.lock import locked
+from underhood.base.lock import locked
 
 PROGRESS = "progress.toml"
 LOCK = ".progress.lock"
