@@ -37,7 +37,7 @@ def sabotaged(project: Project, sabotage: Sabotage) -> str | None:
     return text if text != solution(project) else None
 
 
-LONG = ("kv_cache", "speculative")  # texts of a thousand tokens, and a hundred thousand draws
+LONG = ("kv_cache", "speculative", "flash", "attention")  # texts of a thousand tokens, a hundred thousand draws, many shapes
 
 
 def by_hand(project: Project) -> list[tuple[Sabotage, str]]:
@@ -94,7 +94,7 @@ def test_every_break_made_by_hand_is_recognised_and_none_for_another(project: Pr
         assert {project.find(name).patches for name in report.matches} == {sabotage.patches}, f"{sabotage.name} is taken for {report.matches}"
 
 
-@pytest.mark.parametrize("slug", ["bpe", "attention", "gpt", "loop", "block"])
+@pytest.mark.parametrize("slug", ["bpe", "loop", "block", *(pytest.param(slug, marks=pytest.mark.slow) for slug in ("attention", "gpt"))])
 def test_no_check_draws_from_torchs_own_generator(slug: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else one fault would give other figures in every process."""
     monkeypatch.setattr(fingerprint, "inputs", lambda check: random.Random(stream_seed(0, f"check/{check.name}")))
