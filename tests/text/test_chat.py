@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from underhood.base.errors import TokenizerError
 from underhood.text import chat_process, chat_worker
 from underhood.text.bpe import BPE
 from underhood.text.chat import CHATML, ChatTemplate
@@ -133,7 +134,10 @@ def test_read_finds_the_file_then_the_config_then_chatml(tmp_path: Path) -> None
     write(tmp_path, "special_tokens_map.json", {"bos_token": "old", "pad_token": "<pad>"})
     write(tmp_path, "tokenizer_config.json", {"chat_template": "config", "bos_token": {"content": "<s>", "lstrip": False}, "eos_token": None})
     found = ChatTemplate.read(tmp_path)
-    assert (found.sources, found.tokens) == ({"default": "config"}, {"bos_token": "<s>", "pad_token": "<pad>"})
+    assert (found.sources, found.tokens) == ({"default": "config"}, {"bos_token": "old", "pad_token": "<pad>"}), "as transformers has it"
+    config = {"chat_template": "config", "bos_token": {"content": "<s>", "lstrip": False}, "eos_token": None, "added_tokens_decoder": {}}
+    write(tmp_path, "tokenizer_config.json", config)
+    assert ChatTemplate.read(tmp_path).tokens == {"bos_token": "<s>", "pad_token": "<pad>"}
     write(tmp_path, "chat_template.jinja", "file")
     assert ChatTemplate.read(tmp_path).sources == {"default": "file"}
     write(tmp_path, "additional_chat_templates/tool_use.jinja", "tools")
@@ -402,8 +406,83 @@ def test_a_normalizer_makes_no_control_token(process: TemplateProcess) -> None:
     qwen = HFTokenizer(file)
     other = "(|im_end|>"
     assert qwen.special["<|im_end|>"] in qwen.encode(other, allowed_special=["<|im_end|>"])
-    ids = encode_chat(qwen, template(process, SMOLLM2), [{"role": "user", "content": other}])
-    assert ids.count(qwen.special["<|im_end|>"]) == 2
+    with pytest.raises(TokenizerError, match="of other text"):
+        encode_chat(qwen, template(process, SMOLLM2), [{"role": "user", "content": other}])
+
+
+PHI = "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content + '<|end|>\n' }}{% endfor %}{{ '<|assistant|>\n' }}"
+ZEPHYR = (
+    "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content + eos_token + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+
+
+def with_added(family: str, *tokens: dict[str, Any]) -> HFTokenizer:
+    file = json.loads(document(family))
+    first = max([*file["model"]["vocab"].values(), *(t["id"] for t in file["added_tokens"])]) + 1
+    file["added_tokens"] += [{**PLAIN_TOKEN, **token, "id": first + k} for k, token in enumerate(tokens)]
+    return HFTokenizer(file)
+
+
+PLAIN_TOKEN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+
+
+def test_a_name_in_a_message_moves_nothing_around_it(process: TemplateProcess) -> None:
+    """Phi's tokens take in the white space behind them, sentencepiece's first word a space: both whatever a message holds."""
+    pytest.importorskip("tokenizers")
+    phi = with_added("llama2", *({"content": name, "rstrip": True} for name in ("<|user|>", "<|end|>", "<|assistant|>")))
+    ours = template(process, PHI)
+    plain, named = (encode_chat(phi, ours, [{"role": "user", "content": text}]) for text in ("the mill", "the mill <s>"))
+    assert named[: len(plain) - 2] == plain[:-2]
+    assert named[-2:] == plain[-2:]
+    assert phi.special["<s>"] not in named
+
+
+def test_markup_that_is_no_token_reaches_the_template(process: TemplateProcess) -> None:
+    pytest.importorskip("tokenizers")
+    mistral = HFTokenizer(json.loads(document("mistral3")))
+    source = "{% for m in messages %}{{ '[INST]' + (m.content.split('</think>')[-1] if m.role == 'assistant' else m.content) + '[/INST]' }}{% endfor %}"
+    said = [{"role": "user", "content": "a</think>"}, {"role": "assistant", "content": "<think>secret</think>the mill"}]
+    assert mistral.decode(encode_chat(mistral, template(process, source), said)) == "[INST]a</think>[/INST][INST]the mill[/INST]"
+
+
+@pytest.mark.parametrize("name", ["end_of_turn", '"""'])
+def test_names_of_fields_and_json_are_left_alone(process: TemplateProcess, name: str) -> None:
+    pytest.importorskip("tokenizers")
+    made, said = with_added("mistral3", {"content": name}), [{"role": "assistant", "content": 'say "hi"', "tool_calls": [1]}]
+    source = "{{ messages[0].content | tojson }}{% if messages[0].tool_calls %}[CALL]{% endif %}{% if enable_thinking %}[THINK]{% endif %}"
+    assert made.decode(encode_chat(made, template(process, source), said, enable_thinking=True)) == '"say \\"hi\\""[CALL][THINK]'
+
+
+def test_a_token_that_the_template_names_is_control_whatever_its_flag(process: TemplateProcess) -> None:
+    pytest.importorskip("tokenizers")
+    file = json.loads(document("mistral3"))
+    next(t for t in file["added_tokens"] if t["content"] == "</s>")["special"] = False
+    ours = ChatTemplate(sources={"default": "{% for m in messages %}{{ m.content + eos_token }}{% endfor %}"}, tokens={"eos_token": "</s>"}, process=process)
+    assert encode_chat(HFTokenizer(file), ours, [{"role": "user", "content": "hi</s>there"}]).count(2) == 1
+
+
+def test_white_space_among_added_tokens_is_found_whatever_else_is_written(process: TemplateProcess) -> None:
+    pytest.importorskip("tokenizers")
+    qwen, code = with_added("qwen2", {"content": " " * 8, "special": False}), "def f():\n        return"
+    number = qwen.added[" " * 8]
+    for text in (code, code + "<|im_end|>"):
+        assert number in encode_chat(qwen, template(process, SMOLLM2), [{"role": "user", "content": text}])
+    assert qwen.encode(code, plain=True) == qwen.encode(code)
+
+
+@pytest.mark.parametrize("family", ["llama2", "mistral3"])
+def test_training_sees_the_text_that_is_rendered(process: TemplateProcess, family: str) -> None:
+    """Where the assistant's part begins in the middle of a text, no space is put before it."""
+    pytest.importorskip("tokenizers")
+    made = HFTokenizer(json.loads(document(family)))
+    ours = ChatTemplate(sources={"default": ZEPHYR}, tokens={"eos_token": "</s>"}, process=process)
+    said = [{"role": role, "content": text} for role, text in (("user", "the mill"), ("assistant", "the river"), ("user", "a"), ("assistant", "b"))]
+    ids, wrote = encode_for_training(made, ours, said)
+    assert made.decode(ids) == made.decode(encode_chat(made, ours, said, add_generation_prompt=False))
+    assert made.decode_bytes([i for i, mine in zip(ids, wrote, strict=True) if mine]).startswith(b"the river</s>")
+    prompt = encode_chat(made, ours, said[:1])
+    assert ids[: len(prompt)] == prompt
 
 
 def test_json_in_ascii_keeps_the_signs(process: TemplateProcess, bpe: BPE) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from underhood.base.errors import TokenizerError, UnknownName
 from underhood.infer.stream import TextStream
 from underhood.text.alphabet import well_formed
+from underhood.text.bpe import BPE
 from underhood.text.bpe_fast import FastBPE
 from underhood.text.hf_tokenizer import HFTokenizer
 from underhood.text.tokenizer import Tokenizer, encode_plain, load_tokenizer
@@ -257,7 +258,7 @@ class TestSpecialTokens:
         assert ours.encode("<s>", {"<s>"}) == [1]
         assert ours.encode("<s>s<s>") == [5, 4, 3, 5, 4]
 
-    def test_plain_text_has_no_added_token_at_all(self) -> None:
+    def test_plain_text_has_no_added_token_but_white_space(self) -> None:
         qwen = our("qwen2")
         call = "<tool_call>{}</tool_call><|im_end|>"
         assert (qwen.added["<tool_call>"], qwen.special.get("<tool_call>")) == (653, None)
@@ -299,7 +300,84 @@ def control(tokenizer: HFTokenizer) -> set[int]:
 
 
 def document_without_added(tokenizer: HFTokenizer) -> str:
-    return json.dumps({**tokenizer._document, "added_tokens": [], "post_processor": None})
+    """But for runs of white space, which are words like others and may stand in no vocabulary."""
+    vocab = tokenizer._document["model"]["vocab"]
+    blank = [t for t in tokenizer._document["added_tokens"] if t["content"].isspace() and not t["special"]]
+    vocab = vocab | {t["content"]: t["id"] for t in blank}
+    return json.dumps({**tokenizer._document, "added_tokens": blank, "post_processor": None, "model": {**tokenizer._document["model"], "vocab": vocab}})
+
+
+@pytest.mark.parametrize("numbers", [(700, 710), (656, 655), (655, 657)])
+def test_ids_that_others_would_not_give_are_refused(numbers: tuple[int, int]) -> None:
+    """``tokenizers`` counts on from the vocabulary, whatever ids the file says."""
+    file = json.loads(document("qwen2"))
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {"special": True}
+    file["added_tokens"] += [{"id": number, "content": f"<|{number}|>", **flags} for number in numbers]
+    with pytest.raises(TokenizerError, match=r"which others count"):
+        HFTokenizer(file)
+
+
+@pytest.mark.parametrize("place", ["", "model", "added_tokens", "pre_tokenizer"])
+def test_a_field_that_is_not_known_is_refused_by_the_fast_one_too(place: str, tmp_path: Path) -> None:
+    file = json.loads(document("gpt2"))
+    target = file[place] if place else file
+    (target[0] if isinstance(target, list) else target)["magic"] = 1
+    (tmp_path / "tokenizer.json").write_text(json.dumps(file))
+    with pytest.raises(TokenizerError, match="unknown field"):
+        load_tokenizer(tmp_path)
+
+
+def test_another_version_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps(json.loads(document("gpt2")) | {"version": "2.0"}))
+    with pytest.raises(TokenizerError, match="version"):
+        load_tokenizer(tmp_path)
+
+
+def test_bytes_are_not_made_twice(tmp_path: Path) -> None:
+    file = json.loads(document("gpt2"))
+    once = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    file["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [once, {**once, "use_regex": False}]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(file))
+    with pytest.raises(TokenizerError, match="ByteLevel as the last"):
+        load_tokenizer(tmp_path)
+
+
+def test_special_tokens_keep_ids_with_gaps_in_the_file_that_is_written(tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    made = BPE([], special={"<|endoftext|>": 256, "<|im_start|>": 260})
+    made.save(tmp_path / "tokenizer.json")
+    assert tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode("<|im_start|>").ids == [260]
+    assert load_tokenizer(tmp_path).special == made.special  # type: ignore[attr-defined]
+
+
+def test_a_token_found_in_normalized_text_keeps_its_space() -> None:
+    pytest.importorskip("tokenizers")
+    file = json.loads(document("llama2"))
+    number = len(file["model"]["vocab"])
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "special"), False) | {"normalized": True}
+    file["added_tokens"].append({"id": number, "content": "foo", **flags})
+    ours, theirs = HFTokenizer(file), tokenizers_of(file)
+    ids = ours.encode("the foo the")
+    assert ids == theirs.encode("the foo the", add_special_tokens=False).ids
+    assert ours.decode(ids) == theirs.decode(ids) == "the foo the"
+
+
+def test_a_split_at_a_string_merged_with_what_was_before() -> None:
+    """Gemma's own, which does nothing where spaces are marks already."""
+    pytest.importorskip("tokenizers")
+    file = json.loads(document("llama3"))
+    file["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [
+        {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False},
+        {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
+    ]}  # fmt: skip
+    for text in ("the mill  by\n the river ", " a", "", "  "):
+        assert HFTokenizer(file).encode(text) == tokenizers_of(file).encode(text, add_special_tokens=False).ids
+
+
+def tokenizers_of(file: dict[str, Any]) -> Any:
+    import tokenizers
+
+    return tokenizers.Tokenizer.from_str(json.dumps(file))
 
 
 def test_ids_outside_the_vocabulary(ours: HFTokenizer) -> None:

@@ -13,7 +13,7 @@ from underhood.data.tokens import end_id
 from underhood.infer.sample import text_ends
 from underhood.serve.protocol import Message
 from underhood.text.chat import TOKENS, ChatTemplate
-from underhood.text.chat_encode import encode_chat
+from underhood.text.chat_encode import encode_chat, overlap
 from underhood.text.chat_process import ChatTemplateError
 from underhood.text.tokenizer import Tokenizer, encode_plain
 
@@ -102,12 +102,7 @@ def _markup(tokenizer: Tokenizer, template: ChatTemplate) -> frozenset[str]:
     """The added tokens that the template writes and that control nothing. One that a control token can be made of by text around it is none of them."""
     added, special = (getattr(tokenizer, kind, {}) for kind in ("added", "special"))
     written = "\0".join(template.sources.values())
-    return frozenset(n for n in added if n not in special and n in written and not any(_overlap(n, control) for control in special))
-
-
-def _overlap(name: str, control: str) -> bool:
-    """Whether some text holds both so that they share characters."""
-    return any(name[max(k, 0) : k + len(control)] == control[max(-k, 0) : len(name) - k] for k in range(1 - len(control), len(name)))
+    return frozenset(n for n in added if n not in special and n in written and not any(overlap(n, control) for control in special))
 
 
 SYSTEM_OF = {"developer": "system"}  # two names for one thing; most templates know the older

@@ -35,7 +35,7 @@ class AddedToken:
 
 
 def read_added(document: Mapping[str, Any], vocab: Mapping[str, int], where: str) -> list[AddedToken]:
-    """The ``added_tokens``. An id is believed where ``vocab`` does not hold the token. Raises ``TokenizerError`` for one that is taken."""
+    """The ``added_tokens``. Raises ``TokenizerError`` for an id that is not the one which ``tokenizers`` gives, whatever the file says."""
     listed = document.get("added_tokens") or []
     if not isinstance(listed, list):
         raise TokenizerError(f"found {short(listed)}", where=f"{where}: added_tokens", expected="a list")
@@ -49,8 +49,15 @@ def read_added(document: Mapping[str, Any], vocab: Mapping[str, int], where: str
         if not is_count(token.id) or vocab.get(token.content, token.id) != token.id or taken.setdefault(token.id, token.content) != token.content:
             has = taken.get(token.id) or f"the id {vocab.get(token.content)} in the vocabulary"
             raise TokenizerError(f"{token.content!r} has the id {token.id}, which is not its own", where=here, expected=f"one that is free (found {has!r})")
+        if token.id != (given := next_id(token.content, vocab, found)):
+            raise TokenizerError(f"{token.content!r} has the id {token.id}, to which others count {given}", where=here, expected="ids in order, without gaps")
         found[token.content] = token
     return list(found.values())
+
+
+def next_id(content: str, vocab: Mapping[str, int], before: Iterable[str]) -> int:
+    """The id that ``tokenizers`` gives an added token: the vocabulary's, else as many as the vocabulary has entries and new tokens came ``before``."""
+    return vocab.get(content, len(vocab) + sum(name not in vocab for name in before))
 
 
 class Matcher:

@@ -2,9 +2,9 @@
 
 Whoever types ``<|im_end|><|im_start|>system`` into a message has typed characters. Yet template and messages end up in one text, in which they look alike
 (transformers issues 29279, 47822). So before rendering, every sign that could begin a control token's name is replaced, in everything that comes from
-outside, by a character of the private use area which occurs nowhere else; after rendering, the text is cut at the control tokens, and then the signs are
-put back. Pieces of a name in two messages cannot join either. What remains are templates that write the beginning of a name themselves, ``'<|' + role``:
-hence only known roles.
+outside, by a character of the private use area which occurs nowhere else; after rendering, control tokens are looked for, and only then the signs are put
+back. Pieces of a name in two messages cannot join either. What remains are templates that write the beginning of a name themselves, ``'<|' + role``: hence
+only known roles.
 """
 
 import json
@@ -14,12 +14,16 @@ from typing import Any, Protocol
 
 from underhood.text.chat import ChatTemplate
 from underhood.text.chat_process import ChatTemplateError
+from underhood.text.hf_tokenizer import HFTokenizer
 from underhood.text.special import split_special
 from underhood.text.tokenizer import Tokenizer, encode_plain
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
 PRIVATE = range(0xF0000, 0xFFFFE)  # the first supplementary private use area
 DEEPEST = 100  # of the objects in a message
+PLAIN = "_\"'\\"  # names of fields, and JSON, must reach the template as they are
+STRING = re.compile(r"""'([^'\\\n]*)'|"([^"\\\n]*)\"""")
+LONGEST_STRING = 64
 
 
 class ControlTokenizer(Tokenizer, Protocol):
@@ -49,7 +53,7 @@ def encode_chat(
     """
     guard = Guard(tokenizer, template, (messages, tools, variables), markup)
     text = _render(guard, template, messages, tools, add_generation_prompt, roles, variables)
-    return guard.encode(tokenizer, text)
+    return guard.encode(tokenizer, [text])[0]
 
 
 def encode_for_training(
@@ -65,8 +69,8 @@ def encode_for_training(
     """The ids of a whole conversation and, for each, whether the assistant wrote it, which is what the loss counts.
 
     The template's ``generation`` tags say so; in a template without them it is what each assistant's message adds to the text before it that ends in the
-    generation prompt. Text is encoded apart on the two sides of such a border, as it is when the model writes. Raises ``ChatTemplateError`` where the text
-    of a conversation does not begin with that of its beginning, so that the added part is not defined.
+    generation prompt. No token reaches over such a border, as none does when the model writes. Raises ``ChatTemplateError`` where the text of a
+    conversation does not begin with that of its beginning, so that the added part is not defined.
     """
     guard = Guard(tokenizer, template, (messages, tools, variables), markup)
     if re.search(r"\{%[-+]?\s*generation\b", template.source(bool(tools))):
@@ -74,13 +78,9 @@ def encode_for_training(
         spans = _marked(text, guard.marks)
     else:
         spans = _added(guard, template, messages, tools, roles, variables)
-    ids: list[int] = []
-    wrote: list[bool] = []
-    for piece, assistant in spans:
-        found = guard.encode(tokenizer, piece)
-        ids += found
-        wrote += [assistant] * len(found)
-    return ids, wrote
+    pieces, assistant = zip(*spans, strict=True)
+    found = guard.encode(tokenizer, pieces)
+    return [i for ids in found for i in ids], [wrote for ids, wrote in zip(found, assistant, strict=True) for _ in ids]
 
 
 class Guard:
@@ -88,16 +88,17 @@ class Guard:
 
     def __init__(self, tokenizer: ControlTokenizer, template: ChatTemplate, given: Any, markup: Collection[str]) -> None:
         self.ids: dict[str, int] = getattr(tokenizer, "added", {}) | tokenizer.special
-        written = "\0".join(template.sources.values())
-        signs = {name: _sign(name) for name in self.ids if name in tokenizer.special or name in written}
+        written = "\0".join([*template.sources.values(), *template.tokens.values()])
+        signs = {name: _sign(name) for name in self.ids if name in tokenizer.special or name[:2] in written}
         self.names = frozenset(name for name, sign in signs.items() if sign)
         used = set(json.dumps(given, ensure_ascii=False, default=str)).union(written, *self.ids)
         unused = (chr(code) for code in PRIVATE if chr(code) not in used)
         self.hidden = {ord(sign): next(unused) for sign in sorted(set(signs.values()) - {""})}
         self.shown = {ord(private): chr(code) for code, private in self.hidden.items()}
-        self.escaped = {json.dumps(private)[1:-1]: sign for private, sign in ((chr(p), s) for p, s in self.shown.items())}
-        self.marks = (next(unused), next(unused))
-        self.markup = re.compile("|".join(map(re.escape, sorted(markup, key=len, reverse=True))) or r"(?!)")
+        self.escapes = {json.dumps(private)[1:-1]: private for private in self.hidden.values()}  # as JSON in ASCII writes them
+        self.marks, self.border = (next(unused), next(unused)), next(unused)
+        kept = {*markup, *(text for text in compared(written) if not any(overlap(text, name) for name in self.ids))}
+        self.markup = re.compile("|".join(map(re.escape, sorted(kept, key=len, reverse=True))) or r"(?!)")
 
     def hide(self, value: Any, own: bool = False, depth: int = 0) -> Any:
         """``value`` (plain data) with the signs hidden in every string and key; in the assistant's ``own`` words ``markup`` is left alone."""
@@ -124,27 +125,38 @@ class Guard:
 
     def show(self, text: str) -> str:
         """``text`` with its own signs again."""
-        for escape, sign in self.escaped.items():  # as JSON in ASCII writes them
-            text = text.replace(escape, sign)
-        return text.translate(self.shown)
+        return self._unescaped(text).translate(self.shown)
 
-    def encode(self, tokenizer: ControlTokenizer, text: str) -> list[int]:
-        """The ids of rendered ``text``, whose hidden signs begin nothing.
+    def _unescaped(self, text: str) -> str:
+        for escape, private in self.escapes.items():
+            text = text.replace(escape, private)
+        return text
 
-        Encoded as a whole where that gives the template's own control tokens and no other; else piece by piece between them.
-        """
+    def encode(self, tokenizer: ControlTokenizer, pieces: Sequence[str]) -> list[list[int]]:
+        """The ids of each of the ``pieces`` of one rendered text, whose hidden signs begin nothing."""
+        if isinstance(tokenizer, HFTokenizer):
+            return tokenizer.encode_pieces([self._unescaped(piece) for piece in pieces], self.names, self.shown, self.border)
+        return [self._encode(tokenizer, piece) for piece in pieces]
+
+    def _encode(self, tokenizer: ControlTokenizer, text: str) -> list[int]:
         pieces = split_special(text, self.ids, self.names)
-        whole = tokenizer.encode(self.show(text), allowed_special=self.names)
-        control = {self.ids[name] for name in self.names}
-        if [number for number in whole if number in control] == [piece for piece in pieces if isinstance(piece, int)]:
-            return whole
         return [number for piece in pieces for number in ([piece] if isinstance(piece, int) else encode_plain(tokenizer, self.show(piece)))]
 
 
 def _sign(name: str) -> str:
-    """The character by which ``name`` is broken up: its first that is neither letter, digit nor space. Empty where there is none, as in a run of spaces,
-    which many vocabularies hold among their added tokens and which is text."""
-    return next((char for char in name if not (char.isalnum() or char.isspace())), "")
+    """The character by which ``name`` is broken up: its first that is neither letter, digit nor space, nor one that names and JSON are written with.
+    Empty where there is none, as in a run of spaces, which many vocabularies hold among their added tokens and which is text."""
+    return next((char for char in name if not (char.isalnum() or char.isspace() or char in PLAIN)), "")
+
+
+def compared(source: str) -> set[str]:
+    """The strings in a template's source, such as the ``</think>`` at which it cuts what the assistant said."""
+    return {text for pair in STRING.findall(source) for text in pair if 1 < len(text) <= LONGEST_STRING}
+
+
+def overlap(name: str, control: str) -> bool:
+    """Whether some text holds both so that they share characters."""
+    return any(name[max(k, 0) : k + len(control)] == control[max(-k, 0) : len(name) - k] for k in range(1 - len(control), len(name)))
 
 
 def _render(

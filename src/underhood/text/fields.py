@@ -18,6 +18,14 @@ class Field(NamedTuple):
 
 Kinds = Mapping[str, Mapping[str, Field]]
 TEXT, FLAG, LIST, OBJECT, COUNT = Field(str), Field(bool), Field(list), Field(dict), Field(int)
+STAGES = ("version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder", "model")
+MAYBE_TEXT = Field((str, type(None)), None)
+MODEL = {
+    "type": Field(str, "BPE"), "vocab": OBJECT, "merges": LIST, "unk_token": MAYBE_TEXT, "dropout": Field((float, int, type(None)), None),
+    "continuing_subword_prefix": MAYBE_TEXT, "end_of_word_suffix": MAYBE_TEXT, "fuse_unk": Field(bool, False), "byte_fallback": Field(bool, False),
+    "ignore_merges": Field(bool, False),
+}  # fmt: skip
+VERSION = "1.0"
 
 
 def read_fields(value: Any, where: str, known: Mapping[str, Field]) -> dict[str, Any]:
@@ -86,3 +94,13 @@ def is_count(value: Any) -> bool:
 def short(value: Any) -> str:
     """``value`` for an error message, cut where it is long or deep."""
     return reprlib.repr(value)
+
+
+def read_model(document: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The fields of the document's ``model``, with every name in the document known. Raises ``TokenizerError``."""
+    for name in document:
+        if name not in STAGES:
+            raise TokenizerError(f"an unknown field {short(name)}, which may change the ids", where=where, expected=", ".join(STAGES))
+    if document.get("version", VERSION) not in (VERSION, None):
+        raise TokenizerError(f"found {short(document['version'])}", where=f"{where}: version", expected=repr(VERSION))
+    return read_fields(document.get("model"), f"{where}: model", MODEL)

@@ -3,12 +3,13 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from underhood.base.errors import TokenizerError
 from underhood.base.files import write_atomic, write_json
 from underhood.text.alphabet import to_chars
 from underhood.text.special import END_OF_TEXT
-from underhood.text.tokenizer_json import vocabulary_of
+from underhood.text.tokenizer_json import ADDED, vocabulary_of
 from underhood.text.vocabulary import Vocabulary, token_bytes
 
 MERGES_FILE, IDS_FILE = "vocab.bpe", "encoder.json"
@@ -20,6 +21,11 @@ def read_gpt2_files(folder: str | os.PathLike[str], merges_file: str = MERGES_FI
 
     Raises ``TokenizerError`` naming file and line.
     """
+    return vocabulary_of(gpt2_document(folder, merges_file, ids_file), str(folder))
+
+
+def gpt2_document(folder: str | os.PathLike[str], merges_file: str = MERGES_FILE, ids_file: str = IDS_FILE) -> dict[str, Any]:
+    """What the two files say, as a ``tokenizer.json`` would. Raises ``TokenizerError``."""
     folder = Path(folder)
     try:
         lines = (folder / merges_file).read_text(encoding="utf-8").split("\n")
@@ -31,13 +37,13 @@ def read_gpt2_files(folder: str | os.PathLike[str], merges_file: str = MERGES_FI
     merges = [line for line in lines if line and not line.startswith("#version")]
     if not isinstance(ids, dict):
         raise TokenizerError("not an object", where=str(folder / ids_file))
-    special = [{"content": name, "id": number} for name, number in ids.items() if name == END_OF_TEXT]
-    document = {
-        "added_tokens": special,
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False},
+    splitter = {"type": "ByteLevel", "add_prefix_space": False}
+    return {
+        "added_tokens": [{"content": name, "id": number, **ADDED} for name, number in ids.items() if name == END_OF_TEXT],
+        "pre_tokenizer": splitter,
+        "decoder": splitter,
         "model": {"type": "BPE", "vocab": ids, "merges": merges},
     }
-    return vocabulary_of(document, str(folder))
 
 
 def write_gpt2_files(folder: str | os.PathLike[str], vocabulary: Vocabulary) -> None:

@@ -9,9 +9,11 @@ or a character outside the vocabulary is an error instead of nothing. Bytes that
 families, where that library turns the whole run of them into U+FFFD for sentencepiece: only so is text that comes token by token the same text.
 """
 
+import dataclasses
 import json
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from underhood.base.errors import TokenizerError, UnknownName
@@ -19,7 +21,7 @@ from underhood.base.files import write_atomic
 from underhood.text.added import AddedToken, Matcher, read_added
 from underhood.text.alphabet import CHAR_OF_BYTE, utf8, well_formed
 from underhood.text.decoding import read_decoder
-from underhood.text.fields import LIST, OBJECT, Field, is_count, read_fields, require_text, short
+from underhood.text.fields import is_count, read_model, require_text, short
 from underhood.text.merging import Merges
 from underhood.text.normalize import read_normalizer
 from underhood.text.pretokenize import read_pre_tokenizer
@@ -27,16 +29,10 @@ from underhood.text.template import read_template
 from underhood.text.vocabulary import Pair
 from underhood.text.words import Memory, WordEncoder
 
-STAGES = ("version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder", "model")
-MAYBE_TEXT = Field((str, type(None)), None)
-MODEL = {
-    "type": Field(str, "BPE"), "vocab": OBJECT, "merges": LIST, "unk_token": MAYBE_TEXT, "dropout": Field((float, int, type(None)), None),
-    "continuing_subword_prefix": MAYBE_TEXT, "end_of_word_suffix": MAYBE_TEXT, "fuse_unk": Field(bool, False), "byte_fallback": Field(bool, False),
-    "ignore_merges": Field(bool, False),
-}  # fmt: skip
 VISIBLE = dict(enumerate(CHAR_OF_BYTE))
 BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(256))
 MATCHERS_KEPT = 64
+NOTHING: Mapping[int, str] = MappingProxyType({})
 
 
 class HFTokenizer:
@@ -47,11 +43,8 @@ class HFTokenizer:
     """
 
     def __init__(self, document: Mapping[str, Any], where: str = "tokenizer.json") -> None:
-        for name in document:
-            if name not in STAGES:
-                raise TokenizerError(f"an unknown field {short(name)}, which may change the ids", where=where, expected=", ".join(STAGES))
         self._document = document
-        model = read_fields(document.get("model"), f"{where}: model", MODEL)
+        model = read_model(document, where)
         vocab = _vocab(model["vocab"], f"{where}: model.vocab")
         self._words = Memory(self._encode_word)
         self._normalize = read_normalizer(document.get("normalizer"), f"{where}: normalizer")
@@ -62,11 +55,12 @@ class HFTokenizer:
         self.special = {name: token.id for name, token in self._added.items() if token.special}
         self._encoder = _encoder(model, vocab, self.special, f"{where}: model")
         self._names = {number: name for name, number in (vocab | self.added).items()}
+        self._names |= {token.id: self._as_found(token) for token in self._added.values()}
         self.tokens = {number: self._decoder.token(name) for number, name in self._names.items()}
         if not self.tokens:
             raise TokenizerError("is empty", where=f"{where}: model.vocab")
         self.begin_ids, self.end_ids = read_template(document.get("post_processor"), f"{where}: post_processor", self.tokens)
-        self._matchers: dict[frozenset[str], tuple[Matcher, Matcher]] = {}
+        self._matchers: dict[tuple[frozenset[str], bool, tuple[tuple[int, str], ...]], tuple[Matcher, Matcher]] = {}
 
     @property
     def vocab_size(self) -> int:
@@ -77,35 +71,63 @@ class HFTokenizer:
         """The ids of ``text``, with ``add_special_tokens`` between ``begin_ids`` and ``end_ids``.
 
         A special token inside the text is plain text unless ``allowed_special`` names it; added tokens that are not special are always found, unless
-        ``plain`` is set, which makes plain text of everything. Raises ``UnknownName`` for an allowed name that is no added token.
+        ``plain`` is set, which makes plain text of all but runs of white space. Raises ``UnknownName`` for an allowed name that is no added token.
         """
-        raw, normalized = self._matchers_for(frozenset(allowed_special), plain)
-        ids = list(self.begin_ids) if add_special_tokens else []
+        ids = [i for i in self._ids(text, frozenset(allowed_special), plain) if i is not None]
+        return [*self.begin_ids, *ids, *self.end_ids] if add_special_tokens else ids
+
+    def encode_pieces(self, pieces: Sequence[str], allowed_special: Collection[str], hidden: Mapping[int, str], border: str) -> list[list[int]]:
+        """The ids of each of the pieces that make one text; no token reaches over a border, and no piece but the first begins the text.
+
+        A character in ``hidden`` stands for the one that it is given there, and begins none of ``allowed_special``. ``border`` is a character that occurs
+        nowhere. Raises ``TokenizerError`` where the normalizer makes one of them of other characters.
+        """
+        found: list[list[int]] = [[]]
+        for i in self._ids(border.join(pieces), frozenset(allowed_special), False, hidden, border):
+            found.append([]) if i is None else found[-1].append(i)
+        return found
+
+    def _ids(self, text: str, allowed: frozenset[str], plain: bool, hidden: Mapping[int, str] = NOTHING, border: str = "") -> Iterator[int | None]:
+        """The ids in order; None for a ``border``."""
+        raw, normalized = self._matchers_for(allowed, plain, hidden)
         for at, piece in raw.cut(well_formed(text)):
             if isinstance(piece, AddedToken):
-                ids.append(piece.id)
+                yield piece.id
                 continue
-            for inner, part in normalized.cut(self._normalize(piece) if self._normalize else piece):
+            bare = piece.lstrip(border) if border else piece
+            yield from [None] * (len(piece) - len(bare))
+            parts = normalized.cut(self._normalize(bare) if self._normalize else bare)
+            if hidden:
+                _require_own([part.content for _, part in parts if isinstance(part, AddedToken)], bare, allowed)
+            for inner, part in parts:
                 if isinstance(part, AddedToken):
-                    ids.append(part.id)
+                    yield part.id
                     continue
-                for word in self._pre_tokenize(part, first=at + inner == 0):
-                    ids += self._words[word]
-        return ids + self.end_ids if add_special_tokens else ids
+                for k, stretch in enumerate(part.split(border) if border else [part]):
+                    if k:
+                        yield None
+                    for word in self._pre_tokenize(stretch.translate(hidden), first=None if k else at + inner == 0) if stretch else ():
+                        yield from self._words[word]
 
-    def _matchers_for(self, allowed: frozenset[str], plain: bool) -> tuple[Matcher, Matcher]:
-        """What finds added tokens in raw and in normalized text."""
-        if plain:
-            return Matcher(()), Matcher(())
-        if allowed not in self._matchers:
+    def _matchers_for(self, allowed: frozenset[str], plain: bool, hidden: Mapping[int, str]) -> tuple[Matcher, Matcher]:
+        """What finds added tokens in raw and in normalized text; those that need not be allowed are found in their hidden form too."""
+        key = allowed, plain, tuple(hidden.items())
+        if key not in self._matchers:
             for name in allowed - self.added.keys():
                 raise UnknownName("special token", name, self.added)
             if len(self._matchers) >= MATCHERS_KEPT:
                 self._matchers.clear()
-            wanted = [token for name, token in self._added.items() if name in allowed or not token.special]
-            normalized = Matcher((token for token in wanted if token.normalized), self._normalize)
-            self._matchers[allowed] = Matcher(token for token in wanted if not token.normalized), normalized
-        return self._matchers[allowed]
+            always = [token for name, token in self._added.items() if not token.special and name not in allowed and (not plain or name.isspace())]
+            hide = {ord(shown): private for private, shown in hidden.items()}
+            disguised = [dataclasses.replace(token, content=token.content.translate(hide)) for token in always] if hide else []
+            wanted = [*(self._added[name] for name in allowed), *always, *disguised]
+            raw = Matcher(token for token in wanted if not token.normalized)
+            self._matchers[key] = raw, Matcher((token for token in wanted if token.normalized), self._normalize)
+        return self._matchers[key]
+
+    def _as_found(self, token: AddedToken) -> str:
+        """An added token as the text from which it is read: one that is looked for in normalized text has sentencepiece's space before it."""
+        return self._normalize(token.content) if token.normalized and self._normalize and not self._pre_tokenize.byte_level else token.content
 
     def _encode_word(self, word: str) -> list[int]:
         return self._encoder.encode(utf8(word).decode("latin-1").translate(VISIBLE) if self._pre_tokenize.byte_level else word)
@@ -129,6 +151,13 @@ class HFTokenizer:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the ``tokenizer.json`` that was read."""
         write_atomic(path, utf8(json.dumps(self._document, ensure_ascii=False, indent=1) + "\n"))
+
+
+def _require_own(found: Sequence[str], text: str, allowed: Collection[str]) -> None:
+    """Normalized text must not hold more control tokens than the text did."""
+    made = next((name for name in set(found) & set(allowed) if found.count(name) > text.count(name)), None)
+    if made is not None:
+        raise TokenizerError(f"the normalizer makes {short(made)} of other text", where="text")
 
 
 def _vocab(vocab: Mapping[str, Any], where: str) -> dict[str, int]:

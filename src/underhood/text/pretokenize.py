@@ -33,7 +33,7 @@ KINDS: Kinds = {
         "add_prefix_space": Field((bool, type(None)), None), "str_rep": Field((str, type(None)), None),
     },
 }  # fmt: skip
-Cut = Callable[[str, bool], list[str]]
+Cut = Callable[[str, bool | None], list[str]]
 
 
 class PreTokenizer:
@@ -42,11 +42,11 @@ class PreTokenizer:
     def __init__(self, steps: Sequence[Cut], byte_level: bool) -> None:
         self.steps, self.byte_level = steps, byte_level
 
-    def __call__(self, text: str, *, first: bool) -> list[str]:
-        """The words of ``text``, which is not empty; ``first`` says that everything to be encoded starts here."""
+    def __call__(self, text: str, *, first: bool | None) -> list[str]:
+        """The words of ``text``, which is not empty; ``first`` says that everything to be encoded starts here, None that other text goes on here."""
         words = [text]
         for step in self.steps:
-            words = [part for k, word in enumerate(words) for part in step(word, first and k == 0)]
+            words = [part for k, word in enumerate(words) for part in step(word, first if k == 0 else False)]
         return words
 
 
@@ -63,6 +63,9 @@ def read_pre_tokenizer(stage: Any, where: str) -> PreTokenizer:
 
 
 def _split(where: str, pattern: dict[str, Any], behavior: str, invert: bool) -> Cut:
+    if pattern.keys() == {"String"} and (behavior, invert) == ("MergedWithPrevious", False):
+        end = regex.escape(read_pattern(pattern, f"{where}.pattern", "String"))
+        return _finder(f"(?s:(?:(?!{end}).)*{end}|(?:(?!{end}).)+)")
     text = read_pattern(pattern, f"{where}.pattern", "Regex")
     if text not in KNOWN:
         raise TokenizerError(f"an unknown pattern {short(text)}", where=f"{where}.pattern", expected="that of GPT-2, GPT-4, Llama 3, Qwen2, tekken or GPT-4o")
@@ -79,15 +82,15 @@ def _finder(expression: str) -> Cut:
     return functools.partial(_find, regex.compile(expression).findall)
 
 
-def _find(findall: Callable[[str], list[str]], text: str, first: bool) -> list[str]:
+def _find(findall: Callable[[str], list[str]], text: str, first: bool | None) -> list[str]:
     return findall(text)
 
 
 def _byte_level(where: str, add_prefix_space: bool, trim_offsets: bool, use_regex: bool) -> Cut:
     words = regex.compile(GPT2).findall
 
-    def cut(text: str, first: bool) -> list[str]:
-        text = " " + text if add_prefix_space and not text.startswith(" ") else text
+    def cut(text: str, first: bool | None) -> list[str]:
+        text = " " + text if add_prefix_space and first is not None and not text.startswith(" ") else text
         return words(text) if use_regex else [text]
 
     return cut
@@ -100,9 +103,9 @@ def _metaspace(where: str, replacement: str, prepend_scheme: str, split: bool, a
         raise TokenizerError(f"found {short(prepend_scheme)}", where=f"{where}.prepend_scheme", expected="always, first or never")
     words = regex.compile(f"{regex.escape(replacement)}?[^{regex.escape(replacement)}]*").findall
 
-    def cut(text: str, first: bool) -> list[str]:
+    def cut(text: str, first: bool | None) -> list[str]:
         text = text.replace(" ", replacement)
-        if not text.startswith(replacement) and (prepend_scheme == "always" or (prepend_scheme == "first" and first)):
+        if not text.startswith(replacement) and (first or (prepend_scheme == "always" and first is not None)) and prepend_scheme != "never":
             text = replacement + text
         return [word for word in words(text) if word] if split else [text]
 

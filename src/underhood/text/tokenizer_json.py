@@ -12,7 +12,10 @@ from typing import Any
 
 from underhood.base.errors import TokenizerError, UserError
 from underhood.base.files import write_atomic
+from underhood.text.added import read_added
 from underhood.text.alphabet import CHAR_OF_BYTE, to_chars
+from underhood.text.fields import read_model
+from underhood.text.pretokenize import read_pre_tokenizer
 from underhood.text.special import number_special
 from underhood.text.split import PATTERNS
 from underhood.text.vocabulary import Pair, Vocabulary, token_bytes
@@ -34,13 +37,18 @@ def write_tokenizer_json(path: str | os.PathLike[str], vocabulary: Vocabulary) -
         "fuse_unk": False,
         "byte_fallback": False,
         "ignore_merges": False,
-        "vocab": {token: number for number, token in enumerate(tokens)},
+        "vocab": {token: number for number, token in enumerate(tokens)} | _with_gaps(vocabulary.special, len(tokens)),
         "merges": [[tokens[left], tokens[right]] for left, right in vocabulary.merges],
     }
     splitter = {"type": "Split", "pattern": {"Regex": PATTERNS[vocabulary.pattern]}, "behavior": "Isolated", "invert": False}
     added = [{"id": number, "content": name, **ADDED} for name, number in sorted(vocabulary.special.items(), key=lambda item: item[1])]
     pre_tokenizer = {"type": "Sequence", "pretokenizers": [splitter, BYTE_LEVEL]}
     write_document(path, model, added_tokens=added, pre_tokenizer=pre_tokenizer, decoder=BYTE_LEVEL)
+
+
+def _with_gaps(special: Mapping[str, int], first: int) -> dict[str, int]:
+    """Special tokens whose ids are not ``first``, ``first`` + 1 …: in the vocabulary they keep them; elsewhere ``tokenizers`` would count."""
+    return {} if sorted(special.values()) == list(range(first, first + len(special))) else dict(special)
 
 
 def write_document(path: str | os.PathLike[str], model: Mapping[str, Any], **parts: Any) -> None:
@@ -88,7 +96,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def vocabulary_of(document: Mapping[str, Any], where: str) -> Vocabulary:
     """The vocabulary that a parsed ``tokenizer.json`` describes; ``where`` names the file in errors."""
-    model = document["model"]
+    model = read_model(document, where)
     if model.get("type", "BPE") != "BPE":
         raise TokenizerError(f"found {model.get('type')!r}", where=f"{where}: model.type", expected="'BPE'")
     for field in ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges"):
@@ -103,6 +111,8 @@ def vocabulary_of(document: Mapping[str, Any], where: str) -> Vocabulary:
     except UserError as error:
         raise error if str(error).startswith(where) else TokenizerError(str(error), where=where) from None
     _require_vocab(model["vocab"], tokens, special, where)
+    read_added(document, model["vocab"], where)
+    read_pre_tokenizer(document.get("pre_tokenizer"), f"{where}: pre_tokenizer")
     return Vocabulary(merges=merges, pattern=_pattern(document, where), special=special)
 
 
