@@ -59,7 +59,8 @@ def test_a_model_is_spoken_with_alike_wherever_it_lies(folder: Path, travelled: 
     words = transformers.AutoTokenizer.from_pretrained(folder)
     expected = words.apply_chat_template(MESSAGES, add_generation_prompt=True)["input_ids"]
     for place in (folder, *travelled):
-        dialogue = Dialogue(open_model(place)[1], place, end_ids(place))
+        tokenizer = open_model(place)[1]
+        dialogue = Dialogue(tokenizer, place, end_ids(place, tokenizer))
         assert dialogue.style == "template"
         assert dialogue.end_ids == tuple(named_ends(folder))
         assert dialogue.encode([Message.model_validate(m) for m in MESSAGES]) == expected
@@ -86,7 +87,7 @@ def test_ends_that_only_the_config_names_travel_too(folder: Path, tmp_path: Path
         if file.name != "generation_config.json":
             (bare / file.name).symlink_to(file)
     assert main(["import", str(bare), str(tmp_path / "run")]) == 0
-    assert end_ids(tmp_path / "run") == (257,)
+    assert end_ids(tmp_path / "run", open_model(tmp_path / "run")[1]) == (257,)
 
 
 def test_a_damaged_template_is_not_imported(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

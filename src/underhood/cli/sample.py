@@ -29,12 +29,13 @@ def command(
     from underhood.interop.models import end_ids, home_of, open_model
 
     filters: dict[str, Any] = {"repetition_penalty": repetition_penalty, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-    config = SampleConfig(temperature=temperature, max_tokens=tokens, stop=tuple(stop or ()), end_ids=end_ids(home_of(model)), **filters)
     parts = chosen_parts(mine, with_ or [])
     with bound(parts):
         opened, tokenizer, _ = open_model(model, readable=bool(parts))
         if parts:
             note_given(opened)
+        ends = end_ids(home_of(model), tokenizer)
+        config = SampleConfig(temperature=temperature, max_tokens=tokens, stop=tuple(stop or ()), end_ids=ends, **filters)
         pieces = stream_text(opened, tokenizer, prompt, config, seed)
         if as_json:
             _print_all(pieces, {"model": str(model), "prompt": prompt, "seed": seed})

@@ -60,7 +60,9 @@ def completed(files: Files, tokenizer: Tokenizer, context: int) -> Files:
 
     A document of ours begins with the mark that ended the one before.
     """
-    ends = text_ends(tokenizer)
+    special: dict[str, int] = getattr(tokenizer, "special", {})
+    named = special.get(str(_content(_given(files.get(WORDS)).get("eos_token"))))
+    ends = (named,) if named is not None else () if WORDS in files else text_ends(tokenizer)
     begin = getattr(tokenizer, "begin_ids", ()) or (ends if not files else ())
     own = {**({"bos_token_id": begin[0]} if begin else {}), **({"eos_token_id": ends[0]} if ends else {})}
     generation = own | _given(files.get(GENERATION))
@@ -81,6 +83,11 @@ def _names(tokenizer: Tokenizer, generation: Mapping[str, Any]) -> dict[str, str
     ids = {name: generation.get(field) for name, field in NAMES.items()}
     firsts = {name: next(iter(number), None) if isinstance(number, list) else number for name, number in ids.items()}
     return {name: text_of[number] for name, number in firsts.items() if isinstance(number, int) and number in text_of}
+
+
+def _content(token: Any) -> Any:
+    """A token that is written as a string, or as an object with ``content``."""
+    return token.get("content") if isinstance(token, dict) else token
 
 
 def _given(fields: str | dict[str, Any] | None) -> dict[str, Any]:

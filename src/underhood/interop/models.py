@@ -13,16 +13,17 @@ from underhood.data.places import cache_folder
 from underhood.interop.fields import read_object
 from underhood.interop.gpt2 import load_gpt2
 from underhood.interop.llama import FAMILIES, load_llama
+from underhood.interop.token_files import CONVERT, require_same_beginning, with_neighbours
 from underhood.interop.weights import FLOATING, PICKLED, open_weights
 from underhood.nn.gpt import GPT, GPTConfig
-from underhood.text.bpe_fast import FastBPE
-from underhood.text.gpt2_files import read_gpt2_files
-from underhood.text.tokenizer import Tokenizer, load_tokenizer
+from underhood.text.chat import named_tokens
+from underhood.text.gpt2_files import gpt2_document
+from underhood.text.tokenizer import Tokenizer, load_tokenizer, tokenizer_of
+from underhood.text.tokenizer_json import read_document
 from underhood.train.checkpoint import Checkpoint, checkpoints, latest_checkpoint, load_checkpoint, load_model
 
 STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 KNOWN = ("gpt2", *FAMILIES)
-CONVERT = "Let transformers convert it: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
 
 
 def open_model(path: str | os.PathLike[str], *, readable: bool = False, dtype: torch.dtype = torch.float32, **changes: Any) -> tuple[GPT, Tokenizer, GPTConfig]:
@@ -93,26 +94,39 @@ def load_their_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
     """The tokenizer beside the weights: ``tokenizer.json``, or GPT-2's ``vocab.json`` with ``merges.txt``. Raises ``TokenizerError`` or ``CheckpointError``."""
     folder = Path(folder)
     if (folder / "tokenizer.json").is_file():
-        return load_tokenizer(folder)
+        return _tokenizer(read_document(folder / "tokenizer.json"), folder, folder / "tokenizer.json")
     if (folder / "merges.txt").is_file():
         if (kind := model_type(folder)) != "gpt2":  # others have the same two files and split words in another way, which the files do not say
             problem = f"merges.txt of {repr(kind)[:200]} does not say how words are split"
             raise TokenizerError(problem, where=str(folder), expected="tokenizer.json", remedy=CONVERT)
-        vocabulary = read_gpt2_files(folder, "merges.txt", "vocab.json")
-        return FastBPE(vocabulary.merges, vocabulary.pattern, vocabulary.special)
+        return _tokenizer(gpt2_document(folder, "merges.txt", "vocab.json"), folder, folder)
     remedy = CONVERT if (folder / "tokenizer.model").is_file() else ""
     raise CheckpointError("no tokenizer", where=str(folder), expected="tokenizer.json, or vocab.json with merges.txt", remedy=remedy)
 
 
-def end_ids(folder: str | os.PathLike[str]) -> tuple[int, ...]:
-    """The tokens that end a text, as ``generation_config.json`` or ``config.json`` names them; none for a run that was trained here."""
-    for file in ("generation_config.json", "config.json"):
-        path = Path(folder) / file
+def _tokenizer(document: Mapping[str, Any], folder: Path, where: Path) -> Tokenizer:
+    tokenizer = tokenizer_of(with_neighbours(document, folder), str(where))
+    require_same_beginning(tokenizer, folder)
+    return tokenizer
+
+
+def end_ids(folder: str | os.PathLike[str], tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The tokens that end a text: those that ``generation_config.json`` or ``config.json`` name, else the one that ``tokenizer_config.json`` names.
+
+    None for a run that was trained here. Raises ``CheckpointError`` for what is no id of the model.
+    """
+    folder = Path(folder)
+    size = read_object(folder / "config.json").get("vocab_size") if (folder / "config.json").is_file() else None
+    most = size if type(size) is int else tokenizer.vocab_size
+    for path in (folder / "generation_config.json", folder / "config.json"):
         found = read_object(path).get("eos_token_id") if path.is_file() else None
-        ids = [found] if type(found) is int else found
-        if isinstance(ids, list) and all(type(i) is int for i in ids):
+        ids = found if isinstance(found, list) else [] if found is None else [found]
+        if not all(type(i) is int and 0 <= i < most for i in ids):
+            raise CheckpointError(f"found {repr(found)[:80]}", where=f"{path}: eos_token_id", expected=f"ids from 0 to {most - 1}")
+        if ids:
             return tuple(ids)
-    return ()
+    special: dict[str, int] = getattr(tokenizer, "special", {})
+    return tuple(special[name] for name in (named_tokens(folder).get("eos_token"),) if name in special)
 
 
 def _require_fit(model: GPT, tokenizer: Tokenizer, where: Path) -> None:

@@ -62,7 +62,7 @@ def furnish(
 ) -> House:
     """A house around an opened model; ``folder`` may hold its chat template."""
     home = folder.parent if folder.name.startswith("step-") else folder
-    dialogue = Dialogue(tokenizer, home, end_ids(home))
+    dialogue = Dialogue(tokenizer, home, end_ids(home, tokenizer))
     return House(
         Engine(serve_text_by_text(model), Spoken(tokenizer), engine, compiled=compiled), tokenizer, dialogue, name or home.resolve().name or "model", config
     )

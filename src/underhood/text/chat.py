@@ -17,6 +17,11 @@ from underhood.text.chat_process import ChatTemplateError, TemplateProcess
 LARGEST_TEMPLATE = 2**20  # characters
 LARGEST_FILE = 64 * 2**20  # bytes of tokenizer_config.json
 TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+CLASSES = {  # the tokens that a class of transformers has where no file names them
+    "gpt2": dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>"),
+    "llama": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
+    "qwen2": {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>", "unk_token": "<|endoftext|>"},
+}
 REASONING = ("reasoning_content", "thinking", "reasoning")  # one thing by three names, the first of which templates read
 
 CHATML = """\
@@ -60,8 +65,7 @@ class ChatTemplate:
         Raises ``ChatTemplateError`` naming the file and the field that is damaged.
         """
         folder = Path(folder)
-        config = _read_config(folder / "tokenizer_config.json")
-        tokens = _tokens(_read_config(folder / "special_tokens_map.json")) | _tokens(config)
+        config, tokens = _read_config(folder / "tokenizer_config.json"), named_tokens(folder)
         files = {"default": folder / "chat_template.jinja"} | {p.stem: p for p in sorted(folder.glob("additional_chat_templates/*.jinja"))}
         sources = {name: _read_text(path) for name, path in files.items() if path.is_file()}
         if sources:
@@ -103,6 +107,19 @@ class ChatTemplate:
             **variables,
         }
         return self.process.render(self.source(bool(tools)), values, marks)
+
+
+def named_tokens(folder: str | os.PathLike[str]) -> dict[str, str]:
+    """The special tokens by their roles (``bos_token`` …): as ``tokenizer_config.json`` and ``special_tokens_map.json`` have them, else as the class does.
+
+    Where both files name one, the second is believed unless the first lists the added tokens, as it does since transformers 4.34.
+    """
+    folder = Path(folder)
+    config, other = _read_config(folder / "tokenizer_config.json"), _read_config(folder / "special_tokens_map.json")
+    kind = config.get("tokenizer_class") or _read_config(folder / "config.json").get("model_type")
+    own = CLASSES.get(str(kind).lower().removesuffix("fast").removesuffix("tokenizer"), {})
+    own = {name: token for name, token in own.items() if name not in config}  # null says that there is none
+    return {**own, **(_tokens(other) | _tokens(config) if "added_tokens_decoder" in config else _tokens(config) | _tokens(other))}
 
 
 def _plain_message(message: Mapping[str, Any], number: int) -> dict[str, Any]:

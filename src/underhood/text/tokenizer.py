@@ -43,15 +43,19 @@ def load_tokenizer(path: str | os.PathLike[str], *, readable: bool = False) -> T
     """
     path = Path(path)
     path = path / "tokenizer.json" if path.is_dir() else path
-    document = read_document(path)
+    return tokenizer_of(read_document(path), str(path), readable=readable)
+
+
+def tokenizer_of(document: Mapping[str, Any], where: str, *, readable: bool = False) -> Tokenizer:
+    """The tokenizer that a parsed ``tokenizer.json`` describes; ``where`` names the file in errors."""
     kind = document["model"].get("type", "BPE")
     if kind == "WordLevel":
-        return CharTokenizer.of_document(document, str(path))
+        return CharTokenizer.of_document(document, where)
     if kind != "BPE":
-        raise TokenizerError(f"found {kind!r}", where=f"{path}: model.type", expected="'BPE' or 'WordLevel' (characters)")
-    vocabulary = _plain_vocabulary(document, str(path))
+        raise TokenizerError(f"found {kind!r}", where=f"{where}: model.type", expected="'BPE' or 'WordLevel' (characters)")
+    vocabulary = _plain_vocabulary(document, where)
     if vocabulary is None:
-        return HFTokenizer(document, str(path))
+        return HFTokenizer(document, where)
     return (BPE if readable else FastBPE)(vocabulary.merges, vocabulary.pattern, vocabulary.special)
 
 
