@@ -12,7 +12,7 @@ families, where that library turns the whole run of them into U+FFFD for sentenc
 import dataclasses
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -73,7 +73,7 @@ class HFTokenizer:
         A special token inside the text is plain text unless ``allowed_special`` names it; added tokens that are not special are always found, unless
         ``plain`` is set, which makes plain text of all but runs of white space. Raises ``UnknownName`` for an allowed name that is no added token.
         """
-        ids = [i for i in self._ids(text, frozenset(allowed_special), plain) if i is not None]
+        ids = self._pieces(text, frozenset(allowed_special), plain)[0]
         return [*self.begin_ids, *ids, *self.end_ids] if add_special_tokens else ids
 
     def encode_pieces(self, pieces: Sequence[str], allowed_special: Collection[str], hidden: Mapping[int, str], border: str) -> list[list[int]]:
@@ -82,32 +82,31 @@ class HFTokenizer:
         A character in ``hidden`` stands for the one that it is given there, and begins none of ``allowed_special``. ``border`` is a character that occurs
         nowhere. Raises ``TokenizerError`` where the normalizer makes one of them of other characters.
         """
-        found: list[list[int]] = [[]]
-        for i in self._ids(border.join(pieces), frozenset(allowed_special), False, hidden, border):
-            found.append([]) if i is None else found[-1].append(i)
-        return found
+        return self._pieces(border.join(pieces), frozenset(allowed_special), False, hidden, border)
 
-    def _ids(self, text: str, allowed: frozenset[str], plain: bool, hidden: Mapping[int, str] = NOTHING, border: str = "") -> Iterator[int | None]:
-        """The ids in order; None for a ``border``."""
+    def _pieces(self, text: str, allowed: frozenset[str], plain: bool, hidden: Mapping[int, str] = NOTHING, border: str = "") -> list[list[int]]:
+        """The ids of the pieces between borders."""
+        ids: list[list[int]] = [[]]
         raw, normalized = self._matchers_for(allowed, plain, hidden)
         for at, piece in raw.cut(well_formed(text)):
             if isinstance(piece, AddedToken):
-                yield piece.id
+                ids[-1].append(piece.id)
                 continue
             bare = piece.lstrip(border) if border else piece
-            yield from [None] * (len(piece) - len(bare))
+            ids += [[] for _ in range(len(piece) - len(bare))]
             parts = normalized.cut(self._normalize(bare) if self._normalize else bare)
             if hidden:
                 _require_own([part.content for _, part in parts if isinstance(part, AddedToken)], bare, allowed)
             for inner, part in parts:
                 if isinstance(part, AddedToken):
-                    yield part.id
+                    ids[-1].append(part.id)
                     continue
                 for k, stretch in enumerate(part.split(border) if border else [part]):
                     if k:
-                        yield None
-                    for word in self._pre_tokenize(stretch.translate(hidden), first=None if k else at + inner == 0) if stretch else ():
-                        yield from self._words[word]
+                        ids.append([])
+                    for word in self._pre_tokenize(stretch.translate(hidden) if hidden else stretch, first=None if k else at + inner == 0) if stretch else ():
+                        ids[-1] += self._words[word]
+        return ids
 
     def _matchers_for(self, allowed: frozenset[str], plain: bool, hidden: Mapping[int, str]) -> tuple[Matcher, Matcher]:
         """What finds added tokens in raw and in normalized text; those that need not be allowed are found in their hidden form too."""
