@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from tests.infer.small import CONFIGS, model
 from tests.interop.families import V, case, saved
-from underhood.base.errors import ConfigError
+from underhood.base.errors import ConfigError, NonFinite
 from underhood.infer.paths import PATHS
 from underhood.interop.models import load_weights
 from underhood.interop.verify import WRITERS, Edge, every_path, verify
@@ -171,6 +172,58 @@ def test_not_a_number_is_no_agreement() -> None:
         see([(0, t) for t in range(22)], lambda: other(TEXTS[0][None]))  # type: ignore[operator]
 
     assert not next(verify(made, TEXTS, paths={"nan": nan})).holds
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_not_finite_from_a_position_on_is_named(value: float) -> None:
+    """All that is shown counts as compared, and a row of NaN is not one that was never computed."""
+
+    def late(m: GPT, texts: list[torch.Tensor], see: Callable[..., None]) -> None:
+        def forward(text: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = m(text[None])
+            logits[:, 3:] = value
+            return logits
+
+        for i, text in enumerate(texts):
+            see([(i, t) for t in range(len(text))], lambda text=text: forward(text))  # type: ignore[misc]
+
+    for made, grade in ((model(), "numerical"), (model().bfloat16(), "half")):
+        edge = next(verify(made, TEXTS, grade, paths={"late": late}))  # type: ignore[arg-type,dict-item]
+        assert (edge.holds, edge.layer, edge.place, edge.compared) == (False, -1, (0, 3), sum(map(len, TEXTS)))
+        assert "not finite" in edge.why
+
+
+def test_not_finite_in_a_stream_alone_is_named() -> None:
+    def hidden(m: GPT, texts: list[torch.Tensor], see: Callable[..., None]) -> None:
+        stream = torch.zeros(1, 22, 32)
+        stream[0, 7] = torch.nan
+        see([(0, t) for t in range(22)], lambda: (m(texts[0][None]), {1: stream}))
+
+    edge = next(verify(build_gpt(CONFIGS["mistral"], 0).eval(), TEXTS, paths={"hidden": hidden}))  # type: ignore[dict-item]
+    assert (edge.holds, edge.error, edge.layer) == (False, float("inf"), 1)
+
+
+@pytest.mark.parametrize(("layer", "text"), [(0, 3), (1, 1)])
+def test_not_finite_in_the_naive_path_itself_leaves_nothing_to_compare_with(layer: int, text: int) -> None:
+    """A row of the embedding that only the last text has, or a gain that all go through."""
+    made = model()
+    only = next(i for i in TEXTS[2] if all(i not in t for t in TEXTS[:2]))
+    with torch.no_grad():
+        (made.tokens.weight[only] if layer == 0 else made.blocks[1].norm1.weight)[0] = torch.nan  # type: ignore[union-attr,operator,index]
+    with pytest.raises(NonFinite, match=f"naive path gives after block {layer} at text {text}, position 0, is not finite"):
+        next(verify(made, TEXTS))
+
+
+def test_not_finite_where_only_what_is_written_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The texts miss the row of NaN, and a writer ends in it."""
+    made = model()
+    missed = next(i for i in range(V) if all(i not in t for t in TEXTS))
+    with torch.no_grad():
+        made.tokens.weight[missed] = torch.nan
+    monkeypatch.setitem(WRITERS, "engine", lambda m, asked: [[missed] * n for _, n in asked])
+    edge = next(e for e in verify(made, TEXTS) if e.name == "engine")
+    assert not edge.holds
+    assert "not finite" in edge.why
 
 
 def test_the_grade_asks_for_its_dtype() -> None:

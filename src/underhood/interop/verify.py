@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from underhood.base.errors import ConfigError
+from underhood.base.errors import ConfigError, NonFinite
 from underhood.infer.paths import PATHS, Forward, Place, See, Streams, Texts, naive
 from underhood.infer.paths import Path as Way
 from underhood.infer.writers import Asked, Writer, by_engine, drafted
@@ -37,10 +37,20 @@ FLOOR = 1e-3  # of the naive path's error in half precision, relative: less is n
 
 @dataclasses.dataclass
 class Seen:
-    """What one path gave: logits and, after each block, the stream, by text: (T, V) and (T, C); NaN where nothing was computed."""
+    """What one path gave: logits and, after each block, the stream, by text: (T, V) and (T, C); ``shown`` says of which positions."""
 
     logits: list[Tensor]
     streams: dict[int, list[Tensor]]
+    shown: dict[int, list[Tensor]]  # by block, -1 for the logits, and text: (T,)
+
+    def rows(self, layer: int) -> list[Tensor]:
+        """After one block, or the logits for -1."""
+        return self.logits if layer == -1 else self.streams[layer]
+
+    @property
+    def layers(self) -> list[int]:
+        """The blocks in their order, then -1."""
+        return [*sorted(self.streams), -1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,14 +75,15 @@ class Edge:
 def verify(model: GPT, texts: Texts, grade: Grade = "numerical", paths: Mapping[str, Way] | None = None) -> Iterator[Edge]:
     """Every edge, or those of ``paths``, as it is measured.
 
-    ``model`` is in the grade's dtype (float64, float32, bfloat16); ``texts`` are token ids, two at least.
+    ``model`` is in the grade's dtype (float64, float32, bfloat16); ``texts`` are token ids, two at least. Raises ``NonFinite`` where the naive path itself
+    gives a number that is none: there is nothing to compare with then.
     """
     dtype = {"exact": torch.float64, "numerical": torch.float32, "half": torch.bfloat16}[grade]
     if model.head_weight.dtype != dtype:
         raise ConfigError(f"a model in {model.head_weight.dtype}", where="grade", expected=f"{dtype} for {grade!r}")
-    base, truth = look(model, texts, naive), None
+    base, truth = _finite(look(model, texts, naive)), None
     if grade == "half":
-        truth = look(_wide(model), texts, naive)
+        truth = _finite(look(_wide(model), texts, naive))
     edges = {n: functools.partial(_edge, n, grade, model, texts, path, base, truth) for n, path in (every_path(model) if paths is None else paths).items()}
     if paths is None:
         allowed = _allowed(grade, model, base, truth)
@@ -148,17 +159,18 @@ def exported(model: GPT, texts: Texts, see: See) -> None:
 @torch.no_grad()
 def look(model: GPT, texts: Texts, path: Way) -> Seen:
     """Run ``path`` and keep what every block and the head gave, by text and position."""
-    seen = Seen([torch.full((len(t), model.config.vocab_size), torch.nan, dtype=torch.float64) for t in texts], {})
+    seen = Seen(_blank(texts, model.config.vocab_size), {}, {-1: _unseen(texts)})
     with _watched(model) as own:
 
         def see(places: Sequence[Place], forward: Forward) -> None:
             own.clear()
             given = forward()
             logits, streams = given if isinstance(given, tuple) else (given, own)
-            _put(seen.logits, places, logits)
+            _put(seen.logits, seen.shown[-1], places, logits)
             for layer, stream in streams.items():
-                blank = [torch.full((len(t), stream.shape[-1]), torch.nan, dtype=torch.float64) for t in texts]
-                _put(seen.streams.setdefault(layer, blank), places, stream)
+                if layer not in seen.streams:
+                    seen.streams[layer], seen.shown[layer] = _blank(texts, stream.shape[-1]), _unseen(texts)
+                _put(seen.streams[layer], seen.shown[layer], places, stream)
 
         path(model, texts, see)
     return seen
@@ -178,10 +190,29 @@ def _watched(model: GPT) -> Iterator[Streams]:
         yield streams
 
 
-def _put(kept: Sequence[Tensor], places: Sequence[Place], rows: Float[Tensor, "... W"]) -> None:
+def _blank(texts: Texts, width: int) -> list[Tensor]:
+    return [torch.zeros(len(t), width, dtype=torch.float64) for t in texts]
+
+
+def _unseen(texts: Texts) -> list[Tensor]:
+    return [torch.zeros(len(t), dtype=torch.bool) for t in texts]
+
+
+def _put(kept: Sequence[Tensor], shown: Sequence[Tensor], places: Sequence[Place], rows: Float[Tensor, "... W"]) -> None:
     for place, row in zip(places, rows.flatten(0, -2), strict=True):
         if place is not None:
-            kept[place[0]][place[1]] = row.double()
+            kept[place[0]][place[1]], shown[place[0]][place[1]] = row.double(), True
+
+
+def _finite(seen: Seen) -> Seen:
+    """What the naive path gave, all of it finite; else ``NonFinite``."""
+    for layer in seen.layers:
+        for i, rows in enumerate(seen.rows(layer)):
+            if not rows.isfinite().all():
+                place = int((~rows.isfinite().all(-1)).nonzero()[0])
+                after = "the head" if layer == -1 else f"block {layer}"
+                raise NonFinite(f"what the naive path gives after {after} at text {i + 1}, position {place},")
+    return seen
 
 
 def _wide(model: GPT) -> GPT:
@@ -193,14 +224,15 @@ def _wide(model: GPT) -> GPT:
 
 def _edge(name: str, grade: Grade, model: GPT, texts: Texts, path: Way, base: Seen, truth: Seen | None) -> Edge:
     found = look(model, texts, path)
-    compared = sum(int((~x.isnan().any(-1)).sum()) for x in found.logits)
+    compared = sum(int(s.sum()) for s in found.shown[-1])
     against = base if truth is None else truth
-    apart = max(_apart(f, b) for f, b in zip(found.logits, against.logits, strict=True))
+    apart = _apart(found, against)
     allowed = _allowed(grade, model, base, truth)
-    lost, near = _tokens(found.logits, base.logits, apart)
+    lost, near = _tokens(found, base, apart)
     holds = apart <= allowed and not lost and compared > 0
     layer, place = (None, None) if holds else first_difference(found, against, allowed)
-    why = "it computed nothing" if not compared else "another greedy token" if lost and apart <= allowed else ""
+    why = "it computed nothing" if not compared else "a number that is not finite:" if apart == float("inf") else ""
+    why = "another greedy token" if lost and apart <= allowed else why
     return Edge(name, grade, holds, apart, allowed, compared, near, layer, place, why)
 
 
@@ -211,7 +243,7 @@ def _written(name: str, grade: Grade, model: GPT, texts: Texts, write: Writer, a
     if [len(t) for t in whole] != [len(prompt) + n for prompt, n in asked]:
         return Edge(name, grade, False, float("inf"), 2 * allowed, 0, why="it wrote too little or too much")
     worst, near, place = 0.0, 0, None
-    for i, (logits, text, (prompt, _)) in enumerate(zip(look(model, whole, naive).logits, whole, asked, strict=True)):
+    for i, (logits, text, (prompt, _)) in enumerate(zip(_finite(look(model, whole, naive)).logits, whole, asked, strict=True)):
         rows = logits[len(prompt) - 1 : -1]
         short = (rows.max(-1).values - rows.gather(1, text[len(prompt) :, None])[:, 0]) / logits.abs().max().clamp(min=1)
         wrong = (short > 2 * allowed).nonzero()
@@ -223,28 +255,29 @@ def _written(name: str, grade: Grade, model: GPT, texts: Texts, write: Writer, a
 
 def _allowed(grade: Grade, model: GPT, base: Seen, truth: Seen | None) -> float:
     if truth is not None:
-        return MOST_ERROR * max(FLOOR, *(_apart(b, t) for b, t in zip(base.logits, truth.logits, strict=True)))
+        return MOST_ERROR * max(FLOOR, _apart(base, truth))
     learned = model.config.positions.rpartition(":")[2] == "Learned"
     return GPT2_TOLERANCE if grade == "numerical" and learned else TOLERANCE[grade]
 
 
-def _apart(found: Tensor, base: Tensor) -> float:
-    """The largest difference relative to max(1, the largest value), over what was computed; infinite where a number is not finite."""
-    rows = ~found.isnan().all(-1)
-    if not rows.any():
-        return 0.0
-    if not torch.isfinite(found[rows]).all():
-        return float("inf")
-    return float((found[rows] - base[rows]).abs().max() / base.abs().max().clamp(min=1))
+def _apart(found: Seen, base: Seen) -> float:
+    """The largest difference of logits relative to max(1, the text's largest), over what was shown; infinite where a number shown is not finite."""
+    worst = 0.0
+    for layer in found.layers:
+        for f, b, shown in zip(found.rows(layer), base.logits, found.shown[layer], strict=True):
+            if not f[shown].isfinite().all():
+                return float("inf")
+            if layer == -1 and shown.any():
+                worst = max(worst, float((f[shown] - b[shown]).abs().max() / b.abs().max().clamp(min=1)))
+    return worst
 
 
-def _tokens(found: Sequence[Tensor], base: Sequence[Tensor], error: float) -> tuple[int, int]:
+def _tokens(found: Seen, base: Seen, error: float) -> tuple[int, int]:
     """Greedy tokens that differ: where they must not, and where the two likeliest are nearer than twice the error."""
     lost = near = 0
-    for f, b in zip(found, base, strict=True):
-        rows = ~f.isnan().all(-1)
-        top = b[rows].topk(2, dim=-1)
-        other = f[rows].argmax(-1) != top.indices[:, 0]
+    for f, b, shown in zip(found.logits, base.logits, found.shown[-1], strict=True):
+        top = b[shown].topk(2, dim=-1)
+        other = f[shown].argmax(-1) != top.indices[:, 0]
         close = top.values[:, 0] - top.values[:, 1] <= 2 * error * b.abs().max().clamp(min=1)
         lost += int((other & ~close).sum())
         near += int((other & close).sum())
@@ -253,12 +286,11 @@ def _tokens(found: Sequence[Tensor], base: Sequence[Tensor], error: float) -> tu
 
 def first_difference(found: Seen, base: Seen, allowed: float) -> tuple[int | None, tuple[int, int] | None]:
     """The first block after which the streams part, and the first text and position where they do; block -1 stands for the logits."""
-    for layer in [*sorted(found.streams), -1]:
-        ours, theirs = (s.logits if layer == -1 else s.streams.get(layer, s.logits) for s in (found, base))
-        for i, (f, b) in enumerate(zip(ours, theirs, strict=True)):
-            if f.shape != b.shape:
-                continue
-            wrong = ((f - b).abs().amax(-1) > allowed * b.abs().max().clamp(min=1)) | (~f.isfinite().all(-1) & ~f.isnan().all(-1))
+    for layer in found.layers:
+        if layer not in base.shown:
+            continue
+        for i, (f, b, shown) in enumerate(zip(found.rows(layer), base.rows(layer), found.shown[layer], strict=True)):
+            wrong = shown & (((f - b).abs().amax(-1) > allowed * b.abs().max().clamp(min=1)) | ~f.isfinite().all(-1))
             if wrong.any():
                 return layer, (i, int(wrong.nonzero()[0]))
     return None, None
