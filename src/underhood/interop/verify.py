@@ -228,7 +228,7 @@ def _edge(name: str, grade: Grade, model: GPT, texts: Texts, path: Way, base: Se
     against = base if truth is None else truth
     apart = _apart(found, against)
     allowed = _allowed(grade, model, base, truth)
-    lost, near = _tokens(found, base, apart)
+    lost, near = _tokens(found, against, apart)
     holds = apart <= allowed and not lost and compared > 0
     layer, place = (None, None) if holds else first_difference(found, against, allowed)
     why = "it computed nothing" if not compared else "a number that is not finite:" if apart == float("inf") else ""
