@@ -13,6 +13,18 @@ BOOKKEEPING = frozenset({  # what training, other tasks or the library itself ne
     "label2id", "num_labels", "_num_labels", "problem_type", "finetuning_task", "task_specific_params", "return_dict", "output_attentions",
     "output_hidden_states", "is_encoder_decoder", "is_decoder", "torchscript", "gradient_checkpointing", "prefix", "_attn_implementation",
     "_attn_implementation_autoset", "auto_map", "unsloth_version", "unsloth_fixed", "is_llama_config", "transformers.js_config",
+    "use_bfloat16", "tf_legacy_loss", "tie_encoder_decoder", "_commit_hash",
+})  # fmt: skip
+GENERATION = frozenset({  # how to write, which older files say here too and transformers drops on reading
+    "assistant_confidence_threshold", "assistant_early_exit", "assistant_ensemble_weight", "assistant_lookbehind", "bad_words_ids", "begin_suppress_tokens",
+    "cache_config", "cache_implementation", "compile_config", "constraints", "continuous_batching_config", "disable_compile", "diversity_penalty",
+    "do_sample", "dola_layers", "early_stopping", "encoder_no_repeat_ngram_size", "encoder_repetition_penalty", "epsilon_cutoff", "eta_cutoff",
+    "exponential_decay_length_penalty", "force_words_ids", "forced_bos_token_id", "forced_eos_token_id", "guidance_scale", "is_assistant", "length_penalty",
+    "low_memory", "max_cache_len", "max_length", "max_matching_ngram_size", "max_new_tokens", "max_time", "min_length", "min_new_tokens", "min_p",
+    "no_repeat_ngram_size", "num_assistant_tokens", "num_assistant_tokens_schedule", "num_beam_groups", "num_beams", "num_return_sequences",
+    "output_logits", "output_scores", "penalty_alpha", "prefill_chunk_size", "prompt_lookup_num_tokens", "remove_invalid_values", "renormalize_logits",
+    "repetition_penalty", "return_dict_in_generate", "sequence_bias", "speculation_type", "stop_strings", "suppress_tokens", "target_lookbehind",
+    "temperature", "token_healing", "top_h", "top_k", "top_p", "typical_p", "use_mtp", "watermarking_config",
 })  # fmt: skip
 LARGEST = 10**9
 LEAST_NUMBER, MOST_NUMBER = 1e-30, 1e12  # beyond these, sums and products of what is computed from a field can leave what a float holds
@@ -120,7 +132,8 @@ class Fields:
         return CheckpointError(f"found {found}", where=f"{self.where}: {name[:80]}", expected=expected)
 
     def finish(self, family: str, ignored: Collection[str] = ()) -> None:
-        """Raise ``CheckpointError`` for a field that nobody took and that is not mere bookkeeping."""
-        for name in self.values:
-            if name not in self.taken and name not in BOOKKEEPING and name not in ignored:
+        """Raise ``CheckpointError`` for a field that says something, that nobody took and that is not mere bookkeeping."""
+        known = self.taken | BOOKKEEPING | GENERATION | set(ignored)
+        for name, value in self.values.items():
+            if value is not None and name not in known:
                 raise CheckpointError(f"a field that {family} does not have, so it may change what is computed", where=f"{self.where}: {name[:80]}")

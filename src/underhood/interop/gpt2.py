@@ -31,6 +31,7 @@ MUST_BE = {  # fields that change the maths, with the only value that ours compu
     "is_encoder_decoder": False,
     "quantization_config": None,
     "pruned_heads": {},
+    "n_special": 0,
 }
 NO_MATTER = {  # what training, other tasks or the library's own bookkeeping need
     "architectures", "transformers_version", "torch_dtype", "dtype", "initializer_range", "use_cache", "n_ctx", "task_specific_params",
@@ -38,6 +39,7 @@ NO_MATTER = {  # what training, other tasks or the library's own bookkeeping nee
     "_name_or_path", "name_or_path", "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj",
     "id2label", "label2id", "num_labels", "finetuning_task", "problem_type", "output_attentions", "output_hidden_states", "output_past", "return_dict",
     "torchscript", "chunk_size_feed_forward", "_attn_implementation", "_attn_implementation_autoset", "_num_labels", "prefix", "auto_map",
+    "predict_special_tokens",
 }  # fmt: skip
 READ = {*SIZES, *DROPOUTS, *MUST_BE, *NO_MATTER, "activation_function", "layer_norm_epsilon", "tie_word_embeddings"}
 

@@ -136,7 +136,9 @@ def read_config(path: Path) -> GPTConfig:
         raise CheckpointError(str(error), where=str(path)) from error
     fields.must_be("quantization_config")
     fields.must_be("pretraining_tp", 1)
-    fields.must_be("rope_interleaved", False)
+    for field in ("rope_interleaved", "add_cross_attention", "use_mrope"):
+        fields.must_be(field, False)
+    fields.must_be("pruned_heads", {})
     fields.finish(f"the family {name}")
     return config
 
