@@ -1,6 +1,7 @@
 """info, verify, export and import on real folders."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -128,13 +129,28 @@ def test_import_and_export_are_inverse(folder: Path, tmp_path: Path, capsys: pyt
 
 
 def test_a_model_with_a_number_that_is_none_is_not_imported(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = open_model(folder)[0]
+    """Be it in a row of the embedding that no first tokens have."""
+    shutil.copytree(folder, tmp_path / "nan")
+    stored = open_weights(folder)
+    tensors = {name: stored.tensor(name).clone() for name in stored.infos}
+    tensors["model.embed_tokens.weight"][200, 5] = torch.nan
+    write_weights(tmp_path / "nan", tensors)
+    for verb, *options in (("import", str(tmp_path / "run")), ("export", str(tmp_path / "run")), ("verify",)):
+        assert main([verb, str(tmp_path / "nan"), *options]) == 2
+        assert "model.embed_tokens.weight: a number that is not finite" in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("value", "options"), [(torch.nan, []), (torch.inf, []), (1e5, ["--dtype", "float16"])])
+def test_a_run_with_a_number_that_is_none_is_not_exported(tmp_path: Path, value: float, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    made = build_gpt(modern(2, vocab_size=TOKENIZER.vocab_size, context=32), 0)
     with torch.no_grad():
-        model.tokens.weight[3] = torch.nan
-    save_model(model, tmp_path / "nan", TOKENIZER)
-    assert main(["import", str(tmp_path / "nan"), str(tmp_path / "run")]) == 1
-    assert "not finite" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
+        made.tokens.weight[200, 5] = value
+    run = run_of(made, tmp_path / "run")
+    TOKENIZER.save(run / "tokenizer.json")
+    assert main(["export", str(run), str(tmp_path / "out"), *options]) == 2
+    assert "model.embed_tokens.weight, in float" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

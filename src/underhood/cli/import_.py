@@ -11,7 +11,7 @@ def command(
     folder: Annotated[Path | None, typer.Argument(metavar="FOLDER", help="The run folder to write (default: runs/NAME of the model).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check a model through and through (config, headers, tensors, tokenizer, chat template, finite logits) and write it as a checkpoint of ours.
+    """Check a model through and through (config, headers, finite tensors and logits, tokenizer, chat template) and write it as a checkpoint of ours.
 
     Every command opens a model folder as it is, too; a run of ours has checksums and can be written to. Nothing is written when something is wrong.
     """

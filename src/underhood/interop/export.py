@@ -11,7 +11,7 @@ from underhood.base.errors import ConfigError
 from underhood.base.files import folder_atomic, write_json
 from underhood.interop import gpt2, llama
 from underhood.interop.beside import Files, completed, marks, write_beside
-from underhood.interop.weights import SHARD_BYTES, write_weights
+from underhood.interop.weights import SHARD_BYTES, require_finite, write_weights
 from underhood.nn.gpt import GPT
 from underhood.text.tokenizer import Tokenizer
 
@@ -31,13 +31,16 @@ def save_model(
 
     ``beside`` is what ``read_beside`` found where the model came from. Whatever of it is missing follows from the tokenizer.
 
-    Raises ``ConfigError`` for a model that no layout has words for, naming the part; nothing is written then.
+    Raises ``ConfigError`` for a model that no layout has words for, naming the part, and ``CheckpointError`` for a number that is not finite; nothing is
+    written then.
     """
     fields, tensors = layout_of(model)
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"found {dtype!r}", where="dtype", expected=", ".join(DTYPES))
     if dtype is not None:
         tensors = {name: t.to(DTYPES[dtype]) for name, t in tensors.items()}
+    for name, tensor in tensors.items():
+        require_finite(tensor, f"{name}, in {str(tensor.dtype).removeprefix('torch.')}")
     stored = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
     with folder_atomic(folder) as temporary:
         write_weights(temporary, tensors, shard_bytes)

@@ -153,7 +153,7 @@ def fill(config: GPTConfig, weights: StoredWeights, layout: Mapping[str, tuple[s
     """A model of ``config`` in evaluation mode with the stored weights, in ``dtype``; memory for it and for one tensor more.
 
     ``layout`` maps each stored name to ours and whether it is stored the other way round; ``spare`` tensors may be there too. Raises ``CheckpointError``
-    where files and config do not belong together.
+    where files and config do not belong together, and for a number that is not finite.
     """
     _require_names(layout, weights, spare)
     _require_sides(config, weights)
@@ -165,7 +165,14 @@ def fill(config: GPTConfig, weights: StoredWeights, layout: Mapping[str, tuple[s
     for theirs, (ours, turned) in layout.items():
         tensor = weights.tensor(theirs)
         state[ours].copy_(tensor.T if turned else tensor)
+        require_finite(state[ours], f"{weights.places[theirs]}: {theirs}")
     return model.eval()
+
+
+def require_finite(tensor: Tensor, where: str) -> None:
+    """Raises ``CheckpointError`` for a NaN or an infinity among its numbers; one pass, and no memory."""
+    if tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
+        raise CheckpointError("a number that is not finite", where=where, remedy="A training that went wrong leaves such, or a damaged file.")
 
 
 def _empty(config: GPTConfig, dtype: torch.dtype) -> GPT:
