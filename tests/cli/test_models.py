@@ -153,6 +153,27 @@ def test_a_run_with_a_number_that_is_none_is_not_exported(tmp_path: Path, value:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({"chat_template.jinja": "{% for"}, "chat_template.jinja: cannot be read"),
+        ({"chat_template.jinja": "{% for a in range(10**9) %}{{ a }}{% endfor %}"}, "chat_template.jinja: goes beyond its limits"),
+        ({"chat_template.jinja": "{{ messages[0].content }}", "additional_chat_templates/tool_use.jinja": "{{ tools[0] + 1 }}"}, "fails on this"),
+        ({"chat_template.jinja": "{{ raise_exception('no system message') }}"}, ""),
+    ],
+)
+def test_a_chat_template_is_tried_before_anything_is_written(
+    folder: Path, tmp_path: Path, files: dict[str, str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(folder, tmp_path / "model")
+    for name, source in files.items():
+        (tmp_path / "model" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "model" / name).write_text(source)
+    assert main(["import", str(tmp_path / "model"), str(tmp_path / "run")]) == (2 if says else 0)
+    assert says in capsys.readouterr().err
+    assert (tmp_path / "run").exists() != bool(says)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_weights_are_exported_as_they_are_stored(folder: Path, tmp_path: Path, dtype: str, capsys: pytest.CaptureFixture[str]) -> None:
     kind = {"bfloat16": "BF16", "float16": "F16"}[dtype]

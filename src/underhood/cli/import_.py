@@ -1,5 +1,6 @@
 """``underhood import``: a model folder of somebody else's as a run folder of ours."""
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -33,6 +34,7 @@ def command(
         if not torch.isfinite(opened(torch.arange(min(8, config.vocab_size, config.context))[None])).all():
             raise NonFinite(f"{model}: a logit of the first tokens")
     beside = read_beside(model)
+    _require_template(model)
     target.mkdir(parents=True, exist_ok=True)
     tokenizer.save(target / "tokenizer.json")
     write_beside(target, beside)
@@ -43,3 +45,22 @@ def command(
         return
     print(f"{path}: {config.n_params / 1e6:.2f} M parameters")
     print(f"Next: underhood sample {target}")
+
+
+def _require_template(model: Path) -> None:
+    """A chat template of the model's own writes a conversation, and one with tools where it has another for them. It may refuse either."""
+    from underhood.text.chat import ChatTemplate
+    from underhood.text.chat_process import ChatRefused, ChatTemplateError
+
+    template = ChatTemplate.read(model)
+    if template.origin == "default":
+        return
+    tool = {"type": "function", "function": {"name": "look", "description": "Look.", "parameters": {"type": "object", "properties": {}}}}
+    try:
+        for tools in [None, [tool]] if "tool_use" in template.sources else [None]:
+            with contextlib.suppress(ChatRefused):
+                template.render([{"role": "user", "content": "Hi"}], tools)
+    except ChatTemplateError as error:
+        raise ChatTemplateError(error.problem, where=template.origin, expected=error.expected) from error
+    finally:
+        template.process.close()
