@@ -97,6 +97,36 @@ def test_info_refuses_what_it_does_not_know(folder: Path, tmp_path: Path, capsys
     assert "attention_multiplier" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"num_attention_heads": 10**9, "num_key_value_heads": 10**9}, "a width of all heads of"),
+        ({"num_hidden_layers": 1}, "has no place"),
+        ({"intermediate_size": 100}, "expected [100, 64], by config.json"),
+    ],
+)
+def test_info_refuses_a_config_at_odds_with_the_tensors(
+    folder: Path, tmp_path: Path, fields: dict[str, int], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(folder, tmp_path / "model")
+    held = json.loads((folder / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps(held | fields))
+    assert main(["info", str(tmp_path / "model")]) == 2
+    captured = capsys.readouterr()
+    assert says in captured.err
+    assert not captured.out
+
+
+def test_info_reads_the_headers_of_gpt2_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_model(small("gpt2"), tmp_path / "model", TOKENIZER)
+    assert main(["info", str(tmp_path / "model"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["parameters"] == small("gpt2").config.n_params
+    held = json.loads((tmp_path / "model" / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps(held | {"n_positions": 95}))
+    assert main(["info", str(tmp_path / "model")]) == 2
+    assert "wpe" in capsys.readouterr().err
+
+
 def test_verify_proves_and_names(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(folder), "-n", "12"]) == 0
     out = capsys.readouterr().out

@@ -84,7 +84,8 @@ def _config(model: Path) -> tuple[Any, str, str]:
     from underhood.base.config import from_plain
     from underhood.base.errors import CheckpointError
     from underhood.base.files import read_json
-    from underhood.interop import gpt2, llama
+    from underhood.interop.gpt2 import check_gpt2
+    from underhood.interop.llama import check_llama
     from underhood.interop.models import KNOWN, model_type
     from underhood.interop.weights import open_weights
     from underhood.nn.gpt import GPTConfig
@@ -99,7 +100,7 @@ def _config(model: Path) -> tuple[Any, str, str]:
     kind = model_type(model)
     if kind not in KNOWN:
         raise CheckpointError(f"found {kind!r}", where=f"{model / 'config.json'}: model_type", expected=", ".join(KNOWN))
-    config = (gpt2 if kind == "gpt2" else llama).read_config(model / "config.json")
+    config = (check_gpt2 if kind == "gpt2" else check_llama)(model)
     return config, str(kind), ", ".join(sorted({i.dtype for i in open_weights(model).infos.values()}))
 
 

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from underhood.base.errors import CheckpointError, ConfigError
 from underhood.interop.fields import LARGEST, MOST_LAYERS, Fields
-from underhood.interop.weights import StoredWeights, fill, open_weights, require_tied
+from underhood.interop.weights import StoredWeights, fill, open_weights, require_layout, require_tied
 from underhood.nn.gpt import GPT, GPTConfig
 
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": "silu", "swish": "silu"}
 SIZES = {"vocab_size": "vocab_size", "n_positions": "context", "n_layer": "n_layer", "n_head": "n_head", "n_embd": "width", "n_inner": "hidden"}
 DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
+HEAD = "lm_head.weight"
 MUST_BE = {  # fields that change the maths, with the only value that ours computes
     "model_type": "gpt2",
     "scale_attn_weights": True,
@@ -52,11 +53,22 @@ def load_gpt2(folder: str | os.PathLike[str], dtype: torch.dtype = torch.float32
     folder = Path(folder)
     weights = _named(open_weights(folder))
     config = dataclasses.replace(read_config(folder / "config.json"), **changes)
-    head, embedding = "lm_head.weight", "transformer.wte.weight"
-    model = fill(config, weights, tensor_names(config), dtype, spare={head} if config.tie else ())
+    model = fill(config, weights, tensor_names(config), dtype, spare=_spare(config))
     if config.tie:
-        require_tied(weights, head, embedding)
+        require_tied(weights, HEAD, "transformer.wte.weight")
     return model
+
+
+def check_gpt2(folder: Path) -> GPTConfig:
+    """The config of the model in ``folder``, after the weights' headers were found to agree with it. Raises ``CheckpointError``, as ``load_gpt2`` does."""
+    config = read_config(folder / "config.json")
+    require_layout(config, _named(open_weights(folder)), tensor_names(config), _spare(config))
+    return config
+
+
+def _spare(config: GPTConfig) -> set[str]:
+    """Tensors that follow from others."""
+    return {HEAD} if config.tie else set()
 
 
 def their_tensors(model: GPT) -> dict[str, Tensor]:
@@ -120,7 +132,7 @@ def tensor_names(config: GPTConfig) -> dict[str, tuple[str, bool]]:
             for kind in ("weight", "bias"):
                 names[f"transformer.h.{i}.{theirs}.{kind}"] = (f"blocks.{i}.{ours}.{kind}", kind == "weight" and ".c_" in theirs)
     names |= {f"transformer.ln_f.{kind}": (f"norm.{kind}", False) for kind in ("weight", "bias")}
-    return names if config.tie else names | {"lm_head.weight": ("head.weight", False)}
+    return names if config.tie else names | {HEAD: ("head.weight", False)}
 
 
 def _named(weights: StoredWeights) -> StoredWeights:

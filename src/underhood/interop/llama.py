@@ -16,7 +16,7 @@ from torch import Tensor
 from underhood.base.errors import CheckpointError, ConfigError
 from underhood.interop.fields import LARGEST, MOST_LAYERS, Fields
 from underhood.interop.rope_fields import reach, read_rope, write_rope
-from underhood.interop.weights import StoredWeights, fill, open_weights, require_tied
+from underhood.interop.weights import StoredWeights, fill, open_weights, require_layout, require_tied
 from underhood.nn.convert import apart
 from underhood.nn.gpt import GPT, GPTConfig
 from underhood.nn.rope import RopeConfig
@@ -83,10 +83,21 @@ def load_llama(folder: str | os.PathLike[str], dtype: torch.dtype = torch.float3
     folder = Path(folder)
     weights = open_weights(folder)
     config = dataclasses.replace(read_config(folder / "config.json"), **changes)
-    model = fill(config, weights, {theirs: (ours, False) for theirs, ours in tensor_names(config).items()}, dtype, spare=_spare(weights, config))
+    model = fill(config, weights, _layout(config), dtype, spare=_spare(weights, config))
     if config.tie:
         require_tied(weights, HEAD, "model.embed_tokens.weight")
     return model
+
+
+def check_llama(folder: Path) -> GPTConfig:
+    """The config of the model in ``folder``, after the weights' headers were found to agree with it. Raises ``CheckpointError``, as ``load_llama`` does."""
+    config, weights = read_config(folder / "config.json"), open_weights(folder)
+    require_layout(config, weights, _layout(config), _spare(weights, config))
+    return config
+
+
+def _layout(config: GPTConfig) -> dict[str, tuple[str, bool]]:
+    return {theirs: (ours, False) for theirs, ours in tensor_names(config).items()}
 
 
 def _spare(weights: StoredWeights, config: GPTConfig) -> set[str]:

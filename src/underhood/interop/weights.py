@@ -155,11 +155,7 @@ def fill(config: GPTConfig, weights: StoredWeights, layout: Mapping[str, tuple[s
     ``layout`` maps each stored name to ours and whether it is stored the other way round; ``spare`` tensors may be there too. Raises ``CheckpointError``
     where files and config do not belong together, and for a number that is not finite.
     """
-    _require_names(layout, weights, spare)
-    _require_sides(config, weights)
-    with torch.device("meta"):
-        shapes = {name: tuple(t.shape) for name, t in GPT(config).state_dict().items()}
-    _require_shapes(layout, shapes, weights)
+    require_layout(config, weights, layout, spare)
     model = _empty(config, dtype)
     state = model.state_dict()
     for theirs, (ours, turned) in layout.items():
@@ -167,6 +163,15 @@ def fill(config: GPTConfig, weights: StoredWeights, layout: Mapping[str, tuple[s
         state[ours].copy_(tensor.T if turned else tensor)
         require_finite(state[ours], f"{weights.places[theirs]}: {theirs}")
     return model.eval()
+
+
+def require_layout(config: GPTConfig, weights: StoredWeights, layout: Mapping[str, tuple[str, bool]], spare: Collection[str]) -> None:
+    """The headers have the names and shapes that the config gives; no weights are read. Raises ``CheckpointError``."""
+    _require_names(layout, weights, spare)
+    _require_sides(config, weights)
+    with torch.device("meta"):
+        shapes = {name: tuple(t.shape) for name, t in GPT(config).state_dict().items()}
+    _require_shapes(layout, shapes, weights)
 
 
 def require_finite(tensor: Tensor, where: str) -> None:
