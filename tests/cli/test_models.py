@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.infer.small import SIZES
+from tests.infer.small import GROUPED, SIZES
 from tests.infer.small import model as small
 from underhood.base.config import to_plain
 from underhood.cli.main import main
@@ -19,6 +19,7 @@ from underhood.lab.patch import Edit, applied
 from underhood.nn.attention import LatentConfig
 from underhood.nn.gpt import GPT, build_gpt
 from underhood.nn.llama import llama
+from underhood.nn.rope import RopeConfig
 from underhood.text.bpe import BPE
 from underhood.train.checkpoint import Checkpoint, model_tensors, save_checkpoint
 from underhood.train.recipes import modern
@@ -125,6 +126,29 @@ def test_info_reads_the_headers_of_gpt2_too(tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "model" / "config.json").write_text(json.dumps(held | {"n_positions": 95}))
     assert main(["info", str(tmp_path / "model")]) == 2
     assert "wpe" in capsys.readouterr().err
+
+
+def test_beyond_the_trained_context(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the rotation changes with the length, info and verify go by the length that is served, and say so."""
+    rope = RopeConfig(kind="dynamic", factor=4.0, original_context=24)
+    made = build_gpt(llama(**SIZES, **GROUPED | {"rope": rope}), 0)
+    run = run_of(made, tmp_path)
+    TOKENIZER.save(run / "tokenizer.json")
+    assert main(["info", str(run), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["context"], facts["beyond it"]) == (24, "up to 96, without a cache: the rotation changes with the length")
+    assert list(facts["cache_bytes"]) == ["24"]
+    assert main(["verify", str(run), "-n", "30", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["tokens"] == 24
+    assert "30 tokens were asked for; 24 is the longest text that every path takes: up to 96 the rotation changes" in captured.err
+
+
+def test_verify_says_when_the_context_is_shorter(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", str(folder), "-n", "33"]) == 0
+    assert "33 tokens were asked for; 32 is the longest text that every path takes\n" in capsys.readouterr().err
+    assert main(["verify", str(folder), "-n", "12"]) == 0
+    assert "asked for" not in capsys.readouterr().err
 
 
 def test_verify_proves_and_names(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,6 +47,7 @@ def describe(model: Path) -> dict[str, Any]:
     import torch
 
     from underhood.infer.cache import cache_bytes
+    from underhood.infer.engine import context_of
     from underhood.nn.gpt import GPT
 
     config, family, stored = _config(model)
@@ -55,7 +56,9 @@ def describe(model: Path) -> dict[str, Any]:
     shapes = {name: tuple(p.shape) for name, p in skeleton.named_parameters()}
     count = sum(p.numel() for p in skeleton.parameters())
     head = config.n_kv_head or config.n_head
-    lengths = sorted({n for n in (256, 1024, 4096, 16_384, 65_536, config.context) if n <= config.context})
+    context = context_of(skeleton)
+    lengths = sorted({n for n in (256, 1024, 4096, 16_384, 65_536, context) if n <= context})
+    beyond = {} if context == config.context else {"beyond it": f"up to {config.context}, without a cache: the rotation changes with the length"}
     every = dataclasses.replace(config, window=None, window_from=0)  # the pages of the server keep what a window no longer sees
     return {
         "model": str(model),
@@ -67,7 +70,8 @@ def describe(model: Path) -> dict[str, Any]:
         "hidden": config.hidden_width,
         "heads": f"{config.n_head} of {config.head_width}" + (f", {head} of keys and values" if head != config.n_head else ""),
         "vocabulary": config.vocab_size,
-        "context": config.context,
+        "context": context,
+        **beyond,
         "window": "none" if config.window is None else f"{config.window}, from block {config.window_from} on",
         "parts": ", ".join(p.rpartition(":")[2] for p in (config.norm, config.positions, config.attention, config.feedforward, config.activation)),
         "rotation": "none" if config.rope is None else f"{config.rope.kind}, base {config.rope.base:g}, factor {config.rope.factor:g}",

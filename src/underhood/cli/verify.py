@@ -34,13 +34,15 @@ def command(
     longest = min(tokens, context_of(opened))
     texts = _texts(longest, config.vocab_size, seed)
     note(f"{model}: {config.n_layer} blocks, {len(texts)} texts of up to {longest} tokens, {grade}; about {_memory(opened)}")
+    if longest < tokens:
+        note(f"{tokens} tokens were asked for; {longest} is the longest text that every path takes{_why_not_longer(config.context, longest)}")
     edges = []
     for edge in verify(opened, texts, grade):  # type: ignore[arg-type]
         edges.append(edge)
         if not as_json:
             _say(edge)
     if as_json:
-        print_json({"model": str(model), "grade": grade, "edges": [_plain(e) for e in edges]})
+        print_json({"model": str(model), "grade": grade, "tokens": longest, "edges": [_plain(e) for e in edges]})
     if not all(e.holds for e in edges):
         raise typer.Exit(1)
     if not as_json:
@@ -58,6 +60,10 @@ def _texts(longest: int, vocab_size: int, seed: int) -> list[Any]:
     texts = [torch.randint(vocab_size, (n,), generator=generator) for n in lengths]
     texts[-1][: longest // 2] = texts[0][: longest // 2]
     return texts
+
+
+def _why_not_longer(context: int, longest: int) -> str:
+    return "" if longest == context else f": up to {context} the rotation changes with the length, and nothing can be cached"
 
 
 def _memory(model: Any) -> str:
