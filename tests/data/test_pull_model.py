@@ -44,7 +44,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Location", hub.elsewhere + self.path)
             self.end_headers()
             return None
-        name = self.path.rpartition("/")[2]
+        name = self.path.partition("/resolve/abc/")[2]
         return self.answer(hub.files[name]) if name in hub.files else self.send_error(404)
 
     def answer(self, body: bytes) -> None:
@@ -80,6 +80,12 @@ def test_a_whole_file_is_taken_before_shards(hub: Hub, tmp_path: Path) -> None:
     hub.files["model.safetensors"] = b"onetwo"
     pull_model("a/model", tmp_path, hub=hub.url)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
+
+
+def test_templates_beside_the_first_are_fetched(hub: Hub, tmp_path: Path) -> None:
+    hub.files |= {"additional_chat_templates/tool_use.jinja": b"{{ tools }}", "additional_chat_templates/more/rag.jinja": b"", "other/rag.jinja": b""}
+    pull_model("a/model", tmp_path, hub=hub.url)
+    assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.jinja")] == ["additional_chat_templates/tool_use.jinja"]
 
 
 def test_damage_on_the_way_is_seen(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """Models by their name on the Hugging Face hub, ``OWNER/MODEL``: the files that `underhood` reads, at one revision, checked against the hub's own checksums.
 
-Only data is fetched: configuration, safetensors, tokenizer. Pickles and code are left where they are.
+Only data is fetched: configuration, safetensors, tokenizer, chat templates. Pickles and code are left where they are.
 """
 
 import json
@@ -19,6 +19,7 @@ HUB = "https://huggingface.co"
 NAME = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 WANTED = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|vocab|added_tokens)\.json|merges\.txt|chat_template\.jinja"
+    r"|additional_chat_templates/[\w.-]{1,96}\.jinja"
     r"|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
 )
 SPARE_BYTES = 100_000_000  # left free on the disk
