@@ -4,7 +4,7 @@ import hashlib
 import http.server
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,23 @@ def test_templates_beside_the_first_are_fetched(hub: Hub, tmp_path: Path) -> Non
     hub.files |= {"additional_chat_templates/tool_use.jinja": b"{{ tools }}", "additional_chat_templates/more/rag.jinja": b"", "other/rag.jinja": b""}
     pull_model("a/model", tmp_path, hub=hub.url)
     assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.jinja")] == ["additional_chat_templates/tool_use.jinja"]
+
+
+def test_what_is_there_is_checked_before_the_weights(hub: Hub, tmp_path: Path) -> None:
+    """However small they are."""
+    hub.files["tokenizer.json"] = b"[" + b" " * 100 + b"]"
+    seen: list[tuple[list[str], bool]] = []
+
+    def check(folder: Path, listed: Sequence[str]) -> None:
+        seen.append((sorted(p.name for p in folder.iterdir()), set(listed) == set(hub.files)))
+        raise DataError("no")
+
+    with pytest.raises(DataError, match="no"):
+        pull_model("a/model", tmp_path, hub=hub.url, check=check)
+    assert seen == [(["config.json", "tokenizer.json"], True)]
+    assert not any(path.endswith(".safetensors") for path, _ in hub.asked)
+    pull_model("a/model", tmp_path, hub=hub.url, check=lambda *_: None)
+    assert {p.name for p in tmp_path.iterdir()} == set(FILES)
 
 
 def test_damage_on_the_way_is_seen(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

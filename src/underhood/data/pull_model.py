@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import urllib.parse
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,23 @@ WANTED = re.compile(
     r"|additional_chat_templates/[\w.-]{1,96}\.jinja"
     r"|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
 )
+Check = Callable[[Path, Sequence[str]], None]
 SPARE_BYTES = 100_000_000  # left free on the disk
 LARGEST_LISTING = 20_000_000  # bytes
 
 
-def pull_model(name: str, folder: str | os.PathLike[str] | None = None, progress: Progress | None = None, *, revision: str = "main", hub: str = HUB) -> Path:
+def pull_model(
+    name: str,
+    folder: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    *,
+    revision: str = "main",
+    hub: str = HUB,
+    check: Check | None = None,
+) -> Path:
     """Fetch the model ``name`` into ``models/OWNER/MODEL`` of the cache (or ``folder``); run again, it goes on. A gated model needs $HF_TOKEN.
+
+    ``check`` is called when all but the weights is there, with the folder and the names of all files on the hub, and may raise.
 
     Raises ``UserError`` for a name that is none, ``NetworkError``, ``DataError`` for a model without safetensors, ``FileSystemError`` for a full disk.
     """
@@ -39,6 +51,9 @@ def pull_model(name: str, folder: str | os.PathLike[str] | None = None, progress
     remotes, total = _files(listing, name, hub, token)
     _require_room(home, remotes, total)
     for remote in remotes:
+        if check is not None and _is_weights(remote.path):
+            check(home, [str(f.get("rfilename")) for f in listing["siblings"] if isinstance(f, dict)])
+            check = None
         fetch(remote, home / remote.path, progress)
     return home
 
@@ -62,17 +77,21 @@ def _listing(name: str, revision: str, hub: str, token: str) -> dict[str, Any]:
 
 
 def _files(listing: dict[str, Any], name: str, hub: str, token: str) -> tuple[list[Remote], int]:
-    """The files to fetch, the small ones first, and their bytes in all."""
+    """The files to fetch, the weights last and of each kind the small ones first, and their bytes in all."""
     files = [f for f in listing["siblings"] if isinstance(f, dict) and WANTED.fullmatch(str(f.get("rfilename")))]
     whole = {f["rfilename"] for f in files}
     if "model.safetensors" in whole:
         files = [f for f in files if not f["rfilename"].startswith("model-")]
-    if not any(f["rfilename"].endswith(".safetensors") for f in files) or "config.json" not in whole:
+    if not any(map(_is_weights, whole)) or "config.json" not in whole:
         raise DataError("no config.json with safetensors among its files", where=name, remedy="Models in other formats are not read.")
-    files.sort(key=lambda f: (int(f.get("size") or 0), f["rfilename"]))
+    files.sort(key=lambda f: (_is_weights(f["rfilename"]), int(f.get("size") or 0), f["rfilename"]))
     at = f"{hub}/{name}/resolve/{listing['sha']}"
     remotes = [Remote(f"{at}/{f['rfilename']}", f["rfilename"], str((f.get("lfs") or {}).get("sha256", "")), token) for f in files]
     return remotes, sum(int(f.get("size") or 0) for f in files)
+
+
+def _is_weights(file: str) -> bool:
+    return file.endswith(".safetensors")
 
 
 def _require_room(home: Path, remotes: list[Remote], total: int) -> None:
