@@ -85,6 +85,19 @@ def test_what_might_change_the_maths_stays_an_error(tmp_path: Path, fields: dict
         read(tmp_path, {**fields, field: value})
 
 
+@pytest.mark.parametrize("field", ["max_position_embeddings", "num_hidden_layers", "intermediate_size", "model_type"])
+def test_a_missing_field_is_named_as_one(tmp_path: Path, field: str) -> None:
+    """Nothing is guessed; transformers' defaults are of one size of a family, and null is another mistake."""
+    path = tmp_path / "config.json"
+    for fields, says in (
+        ({n: v for n, v in LLAMA2.items() if n != field}, "the field is missing; expected"),
+        ({**LLAMA2, field: None}, "found None; expected"),
+    ):
+        path.write_text(json.dumps(fields))
+        with pytest.raises(CheckpointError, match=f"{field}: {says}"):
+            llama.read_config(path)
+
+
 @pytest.mark.parametrize("fields", [GPT2, LLAMA2], ids=["gpt2", "llama"])
 def test_a_field_that_says_nothing_is_no_field(tmp_path: Path, fields: dict[str, Any]) -> None:
     assert read(tmp_path, {**fields, "odd": None}) == read(tmp_path, fields)

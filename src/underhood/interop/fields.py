@@ -127,7 +127,9 @@ class Fields:
             raise self.wrong(name, value, " or ".join(map(repr, allowed)) if allowed else "nothing")
 
     def wrong(self, name: str, value: Any, expected: str) -> CheckpointError:
-        """The error to raise for a field."""
+        """The error to raise for a field; ``value`` is None also where it is missing and has no default."""
+        if value is None and name not in self.values:
+            return CheckpointError("the field is missing", where=f"{self.where}: {name[:80]}", expected=expected)
         found = repr(value[:200]) if isinstance(value, str) else repr(value)[:200] if type(value) is not int or abs(value) < 10**100 else "a huge number"
         return CheckpointError(f"found {found}", where=f"{self.where}: {name[:80]}", expected=expected)
 
