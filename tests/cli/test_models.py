@@ -144,6 +144,18 @@ def test_beyond_the_trained_context(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "30 tokens were asked for; 24 is the longest text that every path takes: up to 96 the rotation changes" in captured.err
 
 
+def test_verify_ends_where_the_naive_path_itself_is_not_finite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = small("llama")
+    with torch.no_grad():
+        made.blocks[1].norm2.weight[0] = torch.inf  # type: ignore[union-attr,operator]
+    run = run_of(made, tmp_path)
+    TOKENIZER.save(run / "tokenizer.json")
+    assert main(["verify", str(run), "-n", "12"]) == 1
+    captured = capsys.readouterr()
+    assert "the naive path gives after block 1 at text 1, position 0, is not finite" in captured.err
+    assert "✓" not in captured.out
+
+
 def test_verify_says_when_the_context_is_shorter(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(folder), "-n", "33"]) == 0
     assert "33 tokens were asked for; 32 is the longest text that every path takes\n" in capsys.readouterr().err
