@@ -13,7 +13,7 @@ from tests.interop.families import V, case, saved
 from underhood.base.errors import ConfigError, NonFinite
 from underhood.infer.paths import PATHS
 from underhood.interop.models import load_weights
-from underhood.interop.verify import WRITERS, Edge, compiled, every_path, verify
+from underhood.interop.verify import WRITERS, Edge, _wide, compiled, every_path, verify
 from underhood.lab.patch import Edit, applied
 from underhood.nn.gpt import GPT, build_gpt
 from underhood.projects.registry import find_break
@@ -58,6 +58,27 @@ def test_half_precision_of_a_path_nearer_to_the_truth_than_the_naive_one() -> No
     edge = next(verify(model("mistral").bfloat16(), [text], "half", paths={"compiled": compiled}))
     assert edge.holds, edge
     assert edge.error < 1e-5 < edge.allowed
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("noise", "why"), [(0.0, ""), (2.0, "larger errors on the whole"), (8.0, "")])
+def test_half_precision_bounds_errors_on_the_whole_and_each(noise: float, why: str) -> None:
+    """The naive path's own errors are an even rounding; twice as much noise everywhere is too much, and so is one far logit."""
+    made, generator = model("gpt2").bfloat16(), torch.Generator().manual_seed(0)
+    own = float((made(TEXTS[0][None]).double() - _wide(made)(TEXTS[0][None])).square().mean().sqrt())
+
+    def noisy(m: GPT, texts: object, see: object) -> None:
+        def forward() -> torch.Tensor:
+            logits = m(TEXTS[0][None]).double()
+            if noise == 8.0:
+                logits[0, 7, 3] += 40 * own
+                return logits
+            return logits + noise * own * (2 * torch.randint(2, logits.shape, generator=generator) - 1)
+
+        see([(0, t) for t in range(22)], forward)  # type: ignore[operator]
+
+    edge = next(verify(made, TEXTS, "half", paths={"noisy": noisy}))
+    assert (edge.holds, edge.why) == (noise == 0, why), edge
 
 
 PAGES = "underhood.infer.pages:"
