@@ -332,11 +332,12 @@ def test_a_deadline_ends_what_waits_and_what_runs() -> None:
     now = [0.0]
     engine.clock = lambda: now[0]
     runs, waits = (engine.submit(Generation(prompt=(1,), sample=SampleConfig(max_tokens=50), deadline=10))[0] for _ in range(2))
+    several = engine.submit(Generation(prompt=(1,), n=3, sample=SampleConfig(max_tokens=50), deadline=10))
     engine.step()
     now[0] = 11
     engine.step()
-    assert (runs.finish, waits.finish) == ("error", "error")
-    assert "deadline" in runs.pieces[-1].error
+    assert [c.finish for c in (runs, waits, *several)] == ["error"] * 5
+    assert all("deadline" in c.pieces[-1].error for c in (runs, waits, *several))
     require_nothing_held(engine)
 
 
@@ -350,6 +351,10 @@ def test_cancelling_one_choice_lets_the_others_come() -> None:
     engine.cancel(fourth)
     drain(engine)
     assert (third.finish, fourth.finish) == ("length", "cancelled")
+    fifth, sixth = engine.submit(Generation(prompt=(1, 2), n=2, sample=SampleConfig(max_tokens=3)))
+    engine.cancel(sixth)
+    assert not engine.later
+    engine.cancel(fifth)
     require_nothing_held(engine)
 
 
@@ -366,10 +371,18 @@ def test_what_can_never_run_is_refused_and_the_queue_has_an_end() -> None:
     require_nothing_held(engine)
 
 
-def test_nothing_to_write_is_an_answer() -> None:
+@pytest.mark.parametrize("n", [1, 3])
+def test_nothing_to_write_is_an_answer(n: int) -> None:
     engine = Engine(model(), TOKENIZER)
-    choice = engine.submit(Generation(prompt=(1,), sample=SampleConfig(max_tokens=0)))[0]
-    assert choice.finish == "length"
+    choices = engine.submit(Generation(prompt=(1,), n=n, sample=SampleConfig(max_tokens=0)))
+    assert [choice.finish for choice in choices] == ["length"] * n
+    require_nothing_held(engine)
+
+
+def test_who_is_refused_leaves_no_choices_behind() -> None:
+    engine = Engine(model(), TOKENIZER)
+    with pytest.raises(RequestRefused):
+        engine.submit(Generation(prompt=(1,) * 90, n=3, sample=SampleConfig(max_tokens=20)))
     require_nothing_held(engine)
 
 

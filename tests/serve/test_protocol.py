@@ -129,6 +129,17 @@ def test_a_long_prompt_is_scored_in_pieces_as_in_one(served: Running) -> None:
     assert [max(top.values()) for top in found["top_logprobs"][1:]] == pytest.approx(rows.max(-1).values[:-1].tolist(), abs=1e-5)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_echoes_alone_of_several_choices_are_answered_and_counted(served: Running, stream: bool) -> None:
+    counted = served.house.metrics.finished["length"]
+    answer = served.complete(prompt="abc", echo=True, max_tokens=0, n=3, stream=stream)
+    chunks = [e for e in events(answer.text) if e != "[DONE]"] if stream else [answer.json()]
+    choices = [c for chunk in chunks for c in chunk["choices"]]
+    assert ["".join(c["text"] for c in choices if c["index"] == i) for i in range(3)] == ["abc"] * 3
+    assert [c["finish_reason"] for c in choices if c["finish_reason"]] == ["length"] * 3
+    assert served.house.metrics.finished["length"] == counted + 3
+
+
 def test_an_echo_alone(served: Running) -> None:
     answer = served.complete(prompt="abc", echo=True, max_tokens=0).json()
     assert answer["choices"][0] == {"index": 0, "text": "abc", "logprobs": None, "finish_reason": "length"}

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from underhood.base.errors import ConfigError, UnderhoodError
+from underhood.base.errors import ConfigError, UnderhoodError, UserError
 from underhood.infer.generation import LATE, NOT_FINITE, Choice, Generation, TokenInfo
 from underhood.infer.paged import PagedCache, Reach, Step, hidden_of, padded, read_pages, with_singles
 from underhood.infer.pages import BlockPool, waste
@@ -101,9 +101,13 @@ class Engine:
         waiting = len(self.scheduler.batch.queue) + sum(map(len, self.later.values()))
         if waiting + asked.n > self.config.max_waiting and waiting:
             raise QueueFull(f"{waiting} requests wait already", expected=f"at most {self.config.max_waiting}", remedy="Try again later.")
-        self._enter(choices[0])
         if choices[1:]:
-            self.later[choices[0].request] = choices[1:]
+            self.later[choices[0].request] = choices[1:]  # before the first comes: it may be complete at once
+        try:
+            self._enter(choices[0])
+        except UserError:
+            self.later.pop(choices[0].request, None)
+            raise
         return choices
 
     def cancel(self, choice: Choice) -> None:
@@ -111,6 +115,8 @@ class Engine:
         for first, others in list(self.later.items()):
             if choice in others:
                 others.remove(choice)
+                if not others:
+                    del self.later[first]
             elif self.choices.get(first) is choice:
                 self._release(first)
         self._leave(choice)
@@ -251,9 +257,10 @@ class Engine:
     def _drop_late(self) -> None:
         """End what is past its deadline."""
         now = self.clock()
-        for choice in [c for c in self.choices.values() if c.asked.deadline is not None and now > c.asked.deadline]:
+        later = [c for others in self.later.values() for c in others]
+        for choice in [c for c in [*later, *self.choices.values()] if c.asked.deadline is not None and now > c.asked.deadline]:
             choice.end("error", LATE)
-            self._leave(choice)
+            self.cancel(choice)
 
 
 def context_of(model: GPT) -> int:

@@ -138,6 +138,8 @@ class Worker:
             now = time.monotonic()
             for choice in answer.choices:
                 choice.on_piece = self._listener(answer, now)
+                for piece in choice.pieces:  # of one that is complete already
+                    choice.on_piece(piece)
 
         settle(answer.loop, answer.started, enter)
         answer.wake()
