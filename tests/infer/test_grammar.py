@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from underhood.infer import grammar
-from underhood.infer.grammar import Automaton, Grammar, Item, SchemaError, State, finished, remaining
+from underhood.infer.grammar import Automaton, Grammar, Item, SchemaError, State, Words, finished, remaining
 from underhood.infer.grammar_json import Json
 
 
@@ -361,6 +361,20 @@ def test_many_alternatives_are_all_kept() -> None:
     automaton = json_automaton(lambda j: j.grammar.alt(*(j.object([(f"p{k}", j.digit, False), ("q", j.quote, False)], None) for k in range(600))))
     for k in (0, 300, 599):
         assert accepts(automaton, f'{{"p{k}":1}}')
+
+
+def test_a_byte_costs_nothing_for_the_words_that_it_leaves_out() -> None:
+    """What is kept is found without a look at the whole list."""
+
+    class Listed(tuple[bytes, ...]):
+        def __hash__(self) -> int:
+            raise AssertionError("the list is hashed")
+
+    words = Listed([b"ab", b"ac", b"b"])
+    g = Grammar()
+    automaton = settled(g, g.add(Words(words, 0, 0, len(words))))
+    assert language(automaton) == ["ab", "ac", "b"]
+    assert automaton.after(automaton.start) == automaton.after(automaton.start)
 
 
 def test_a_thousand_optional_properties() -> None:

@@ -346,7 +346,8 @@ class Automaton:
         return self._keep((item.part, low, high), lambda: Repeat(item.part, low, high))
 
     def _words(self, item: Words, low: int, high: int) -> Item:
-        return self._keep((item.words, item.at + 1, low, high), lambda: Words(item.words, item.at + 1, low, high))
+        # By the list's identity: to hash or compare its words would cost their number at every byte. What is kept holds the list, so its id stays its own.
+        return self._keep((id(item.words), item.at + 1, low, high), lambda: Words(item.words, item.at + 1, low, high))
 
     def _keep(self, key: tuple[object, ...], make: Callable[[], Item]) -> Item:
         if key not in self._made:
