@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from tests.infer.small import TOKENIZER, V, alone, model
 from tests.serve.server import NAME, Running, events, running
+from underhood.base.rng import stream_seed
 from underhood.infer.generation import Generation
 from underhood.infer.sample import SampleConfig
 from underhood.serve.insight import PIECE
@@ -94,7 +95,8 @@ def test_prompts_of_every_kind(served: Running) -> None:
 
 def test_n_of_several_prompts_is_numbered_prompt_by_prompt(served: Running) -> None:
     together = served.complete(prompt=["ab", "cd"], n=2, seed=5).json()
-    apart = [c for p in ("ab", "cd") for c in served.complete(prompt=p, n=2, seed=5).json()["choices"]]
+    seeds = {"ab": 5, "cd": stream_seed(5, "prompt/1")}
+    apart = [c for p, seed in seeds.items() for c in served.complete(prompt=p, n=2, seed=seed).json()["choices"]]
     assert [c["index"] for c in together["choices"]] == [0, 1, 2, 3]
     assert [c["text"] for c in together["choices"]] == [c["text"] for c in apart]
     assert together["usage"] == {"prompt_tokens": 4, "completion_tokens": 16, "total_tokens": 20}
@@ -127,6 +129,15 @@ def test_a_long_prompt_is_scored_in_pieces_as_in_one(served: Running) -> None:
     rows = model()(torch.tensor([ids])).detach()[0].double().log_softmax(-1)
     assert found["token_logprobs"][1:] == pytest.approx([float(row[i]) for row, i in zip(rows, ids[1:], strict=False)], abs=1e-5)
     assert [max(top.values()) for top in found["top_logprobs"][1:]] == pytest.approx(rows.max(-1).values[:-1].tolist(), abs=1e-5)
+
+
+def test_equal_prompts_of_one_request_have_answers_of_their_own(served: Running) -> None:
+    fields = {"max_tokens": 12, "temperature": 1, "logit_bias": {"256": -100}}
+    for seed in (None, 5):
+        several, again = (served.complete(prompt=["ab"] * 4, seed=seed, **fields).json()["choices"] for _ in range(2))
+        assert len({c["text"] for c in several}) == 4
+        assert (several == again) == (seed is not None)
+    assert several[0]["text"] == served.complete(prompt="ab", seed=5, **fields).json()["choices"][0]["text"]
 
 
 @pytest.mark.parametrize("stream", [False, True])

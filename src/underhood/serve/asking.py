@@ -5,6 +5,7 @@ import json
 import secrets
 from collections.abc import Sequence
 
+from underhood.base.rng import stream_seed
 from underhood.infer.generation import Generation, Guide
 from underhood.infer.grammar_tokens import ANY_JSON, Constraint, TokenTree
 from underhood.infer.sample import SampleConfig
@@ -27,8 +28,8 @@ def completion(house: House, asked: CompletionRequest, client: str, deadline: fl
     if len(prompts) * (asked.n or 1) > house.engine_config.max_waiting:
         raise ApiError(400, f"{len(prompts)} prompts with n = {asked.n or 1} are more than wait here", param="n", code="invalid_value")
     wanted = COMPLETION_TOKENS if asked.max_tokens is None else asked.max_tokens
-    seed = _seed(asked)
-    return [_generation(house, asked, p, wanted, seed=seed, client=client, deadline=deadline, logprobs=asked.logprobs) for p in prompts]
+    ways = {"client": client, "deadline": deadline, "logprobs": asked.logprobs}
+    return [_generation(house, asked, p, wanted, seed=_seed(asked, number), **ways) for number, p in enumerate(prompts)]  # type: ignore[arg-type]
 
 
 async def chat(house: House, asked: ChatRequest, client: str, deadline: float) -> Generation:
@@ -117,5 +118,8 @@ def _bytes(text: str) -> int:
     return len(text.encode(errors="replace"))
 
 
-def _seed(asked: Sampling) -> int:
-    return secrets.randbits(63) if asked.seed is None else asked.seed
+def _seed(asked: Sampling, number: int = 0) -> int:
+    """The seed of a prompt by its number; equal prompts of one request have answers of their own."""
+    if asked.seed is None:
+        return secrets.randbits(63)
+    return stream_seed(asked.seed, f"prompt/{number}") if number else asked.seed
