@@ -15,6 +15,7 @@ from underhood.serve.protocol import ChatRequest, CompletionRequest, ResponseFor
 
 LEAST_P = 1e-9  # OpenAI's top_p may be 0, which leaves the likeliest token
 GUIDES = 8  # schemas that are kept ready
+MOST_WRITTEN = 2**20  # tokens of all choices of a request, with the likeliest beside each; about 100 MB of JSON
 COMPLETION_TOKENS = 16  # when a completion does not say, as OpenAI's
 
 
@@ -29,7 +30,9 @@ def completion(house: House, asked: CompletionRequest, client: str, deadline: fl
         raise ApiError(400, f"{len(prompts)} prompts with n = {asked.n or 1} are more than wait here", param="n", code="invalid_value")
     wanted = COMPLETION_TOKENS if asked.max_tokens is None else asked.max_tokens
     ways = {"client": client, "deadline": deadline, "logprobs": asked.logprobs}
-    return [_generation(house, asked, p, wanted, seed=_seed(asked, number), **ways) for number, p in enumerate(prompts)]  # type: ignore[arg-type]
+    found = [_generation(house, asked, p, wanted, seed=_seed(asked, number), **ways) for number, p in enumerate(prompts)]  # type: ignore[arg-type]
+    require_writable(found, echo=bool(asked.echo))
+    return found
 
 
 async def chat(house: House, asked: ChatRequest, client: str, deadline: float) -> Generation:
@@ -54,7 +57,17 @@ def _unguided(house: House, asked: ChatRequest, client: str, deadline: float) ->
     house.require_short(sum(_bytes(message.text) for message in asked.messages))
     prompt = house.dialogue.encode(asked.messages, asked.chat_template_kwargs or {})
     ways = {"seed": _seed(asked), "client": client, "deadline": deadline, "logprobs": logprobs}
-    return _generation(house, asked, prompt, wanted, stop=house.dialogue.stop, end_ids=house.dialogue.end_ids, **ways)  # type: ignore[arg-type]
+    generation = _generation(house, asked, prompt, wanted, stop=house.dialogue.stop, end_ids=house.dialogue.end_ids, **ways)  # type: ignore[arg-type]
+    require_writable([generation])
+    return generation
+
+
+def require_writable(generations: Sequence[Generation], echo: bool = False) -> None:
+    """Raise ``ApiError`` for what could become a larger answer than one request may have written."""
+    most = sum(g.n * (g.sample.max_tokens + echo * len(g.prompt)) * (1 + (g.logprobs or 0)) for g in generations)
+    if most > MOST_WRITTEN:
+        message = f"up to {most:,} tokens, the likeliest beside each counted, and at most {MOST_WRITTEN:,} are written for one request: "
+        raise ApiError(400, message + "ask for fewer in max_tokens, n or logprobs", param="max_tokens", code="invalid_value")
 
 
 async def guide_of(house: House, wanted: ResponseFormat | None, deadline: float) -> Guide | None:

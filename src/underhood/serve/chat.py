@@ -1,16 +1,17 @@
 """``/v1/chat/completions``."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from underhood.infer.generation import Piece, TokenInfo
 from underhood.serve import asking
 from underhood.serve.answers import Head, Usage, chat_logprobs, require_fine
 from underhood.serve.errors import ApiError
-from underhood.serve.events import DONE, EventStream, event, unless_gone
+from underhood.serve.events import DONE, EventStream, event, unless_gone, written
 from underhood.serve.house import House, house_of
 from underhood.serve.protocol import ChatRequest
 
@@ -24,11 +25,11 @@ async def chat_completions(request: Request, asked: ChatRequest) -> Response:
     client = house.client(request)
     if asked.stream:
         return await EventStream.begin(stream(house, asked, client), house.config.send_seconds)
-    return JSONResponse(await unless_gone(request, whole(house, asked, client)))
+    return Response(await unless_gone(request, whole(house, asked, client)), media_type="application/json")
 
 
-async def whole(house: House, asked: ChatRequest, client: str) -> dict[str, Any]:
-    """The answer at once."""
+async def whole(house: House, asked: ChatRequest, client: str) -> str:
+    """The answer at once, as JSON; it is written in a thread, for it may be long."""
     with house.admit(asked.model) as deadline:
         generation = await asking.chat(house, asked, client, deadline)
         texts, finish = [""] * generation.n, [""] * generation.n
@@ -41,8 +42,12 @@ async def whole(house: House, asked: ChatRequest, client: str) -> dict[str, Any]
                 texts[number] += piece.text
                 tokens[number] += piece.tokens
                 finish[number] = piece.finish or ""
-    choices = [_choice(house, asked, i, house.dialogue.shown(texts[i]), tokens[i], finish[i]) for i in range(generation.n)]
-    return Head(house, "chat.completion", "chatcmpl")(choices, usage=usage.fields)
+
+        def body() -> str:
+            choices = [_choice(house, asked, i, house.dialogue.shown(texts[i]), tokens[i], finish[i]) for i in range(generation.n)]
+            return written(Head(house, "chat.completion", "chatcmpl")(choices, usage=usage.fields))
+
+        return await asyncio.to_thread(body)
 
 
 def _choice(house: House, asked: ChatRequest, number: int, text: str, tokens: list[TokenInfo], finish: str) -> dict[str, Any]:

@@ -1,16 +1,17 @@
 """``/v1/completions``: text or tokens, continued. Choices are numbered prompt by prompt: the k-th of prompt p is p·n + k."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from underhood.infer.generation import Generation, TokenInfo
 from underhood.serve import asking
 from underhood.serve.answers import CompletionLogprobs, Head, Usage, joined, require_fine
 from underhood.serve.errors import ApiError
-from underhood.serve.events import DONE, EventStream, event, unless_gone
+from underhood.serve.events import DONE, EventStream, event, framed, unless_gone, written
 from underhood.serve.house import House, house_of
 from underhood.serve.insight import prompt_logprobs
 from underhood.serve.protocol import CompletionRequest
@@ -25,7 +26,7 @@ async def completions(request: Request, asked: CompletionRequest) -> Response:
     client = house.client(request)
     if asked.stream:
         return await EventStream.begin(stream(house, asked, client), house.config.send_seconds)
-    return JSONResponse(await unless_gone(request, whole(house, asked, client)))
+    return Response(await unless_gone(request, whole(house, asked, client)), media_type="application/json")
 
 
 class Echo:
@@ -41,15 +42,19 @@ async def echoes(house: House, asked: CompletionRequest, generations: Sequence[G
         return [Echo("", None) for _ in told]
     found: list[Echo] = []
     for g in generations:
-        text = house.spoken.decode(g.prompt)
         infos = None if g.logprobs is None else await prompt_logprobs(house, g.prompt, g.logprobs, deadline)
-        for _ in range(g.n):
-            found.append(Echo(text, told[len(found)].of(infos) if infos is not None else None))
+        found += await asyncio.to_thread(_echoes, house, g, infos, told[len(found) : len(found) + g.n])
     return found
 
 
-async def whole(house: House, asked: CompletionRequest, client: str) -> dict[str, Any]:
-    """The answer at once."""
+def _echoes(house: House, g: Generation, infos: Sequence[TokenInfo] | None, told: Sequence[CompletionLogprobs]) -> list[Echo]:
+    """Those of one prompt."""
+    text = house.spoken.decode(g.prompt)
+    return [Echo(text, None if infos is None else one.of(infos)) for one in told]
+
+
+async def whole(house: House, asked: CompletionRequest, client: str) -> str:
+    """The answer at once, as JSON; it is written in a thread, for it may be long."""
     with house.admit(asked.model) as deadline:
         generations = await house.prepared(lambda: asking.completion(house, asked, client, deadline), deadline)
         count = sum(g.n for g in generations)
@@ -65,14 +70,18 @@ async def whole(house: House, asked: CompletionRequest, client: str) -> dict[str
                 texts[number] += piece.text
                 tokens[number] += piece.tokens
                 finish[number] = piece.finish or ""
-    choices = []
-    for i in range(count):
-        logprobs = None
-        if asked.logprobs is not None:
-            first = before[i].logprobs
-            logprobs = joined([*([] if first is None else [first]), told[i].of(tokens[i])])
-        choices.append({"index": i, "text": texts[i], "logprobs": logprobs, "finish_reason": finish[i]})
-    return Head(house, "text_completion", "cmpl")(choices, usage=usage.fields)
+
+        def body() -> str:
+            choices = []
+            for i in range(count):
+                logprobs = None
+                if asked.logprobs is not None:
+                    first = before[i].logprobs
+                    logprobs = joined([*([] if first is None else [first]), told[i].of(tokens[i])])
+                choices.append({"index": i, "text": texts[i], "logprobs": logprobs, "finish_reason": finish[i]})
+            return written(Head(house, "text_completion", "cmpl")(choices, usage=usage.fields))
+
+        return await asyncio.to_thread(body)
 
 
 async def stream(house: House, asked: CompletionRequest, client: str) -> AsyncGenerator[str, None]:
@@ -86,7 +95,7 @@ async def stream(house: House, asked: CompletionRequest, client: str) -> AsyncGe
         empty: dict[str, Any] = {"usage": None} if wanted else {}
         async with house.worker.ask(generations) as answer:
             for number, echo in enumerate(before):
-                yield event(head([_chunk(number, echo.text, echo.logprobs, None)], **empty))
+                yield framed(await asyncio.to_thread(written, head([_chunk(number, echo.text, echo.logprobs, None)], **empty)))
             try:
                 async for number, piece in answer.pieces():
                     require_fine(piece)

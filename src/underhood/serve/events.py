@@ -13,13 +13,32 @@ from underhood.serve.errors import ApiError
 
 T = TypeVar("T")
 HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-store", "x-accel-buffering": "no"}
+JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+LEVELS = 4  # of an answer's JSON above its lists of tokens
+AT_ONCE = 64  # tokens
 DONE = "data: [DONE]\n\n"
 GONE = 499  # nobody reads this status
 
 
 def event(value: Any) -> str:
     """One event with ``value`` as JSON."""
-    return f"data: {json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(',', ':'))}\n\n"
+    return framed(JSON.encode(value))
+
+
+def framed(text: str) -> str:
+    """One event that holds ``text``."""
+    return f"data: {text}\n\n"
+
+
+def written(value: Any, levels: int = LEVELS) -> str:
+    """``value`` as JSON, part by part: for a thread beside the event loop's, since Python's writer lets no other run until it is done."""
+    if levels and isinstance(value, dict):
+        return "{" + ",".join(f"{JSON.encode(name)}:{written(inner, levels - 1)}" for name, inner in value.items()) + "}"
+    if levels and isinstance(value, list):
+        return "[" + ",".join(written(inner, levels - 1) for inner in value) + "]"
+    if isinstance(value, list):
+        return "[" + ",".join(JSON.encode(value[i : i + AT_ONCE])[1:-1] for i in range(0, len(value), AT_ONCE)) + "]"
+    return JSON.encode(value)
 
 
 class EventStream(Response):
