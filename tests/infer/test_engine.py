@@ -371,6 +371,27 @@ def test_what_can_never_run_is_refused_and_the_queue_has_an_end() -> None:
     require_nothing_held(engine)
 
 
+def test_a_full_queue_has_a_place_for_each_client_of_whom_nobody_waits() -> None:
+    engine = Engine(model(), TOKENIZER, EngineConfig(max_waiting=3, max_running=1))
+    asked = Generation(prompt=(1,), sample=SampleConfig(max_tokens=2), client="flood")
+    for _ in range(3):
+        engine.submit(asked)
+    guests = [engine.submit(dataclasses.replace(asked, client=name))[0] for name in "abc"]
+    for refused in ("flood", "a", "d"):  # who waits already, and one more than twice as many as may
+        with pytest.raises(QueueFull):
+            engine.submit(dataclasses.replace(asked, client=refused))
+    drain(engine)
+    assert {c.finish for c in guests} == {"length"}
+    require_nothing_held(engine)
+    engine.submit(dataclasses.replace(asked, n=3))
+    for refused in (asked, dataclasses.replace(asked, client="a", n=2)):  # its other choices wait for the prompt; a place is for one choice
+        with pytest.raises(QueueFull):
+            engine.submit(refused)
+    engine.submit(dataclasses.replace(asked, client="a"))
+    drain(engine)
+    require_nothing_held(engine)
+
+
 @pytest.mark.parametrize("n", [1, 3])
 def test_nothing_to_write_is_an_answer(n: int) -> None:
     engine = Engine(model(), TOKENIZER)

@@ -178,6 +178,31 @@ def test_no_more_are_let_inside_than_may_be() -> None:
         assert codes.count(429) == 4
 
 
+def test_a_flood_from_one_address_shuts_out_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither where the queue is full nor where as many are inside as may be."""
+    with running(engine=dataclasses.replace(ENGINE, max_running=1, max_waiting=2), config=dataclasses.replace(CONFIG, inside=6)) as served:
+        slow_down(served, 0.02)
+        monkeypatch.setattr(served.house, "client", lambda request: request.headers.get("x-from", "flood"))
+        done = threading.Event()
+
+        def flood(_: int) -> int:
+            codes = [served.complete(max_tokens=8).status_code]
+            while not done.is_set():
+                codes.append(served.complete(max_tokens=8).status_code)
+            return codes.count(429)
+
+        with ThreadPoolExecutor(10) as threads:
+            floods = [threads.submit(flood, i) for i in range(10)]
+            while served.house.metrics.answers["/v1/completions", 429] < 10:
+                time.sleep(0.01)
+            body = {"model": NAME, "prompt": "ab", "max_tokens": 1}
+            codes = [served.post("/v1/completions", body, headers={"x-from": "guest"}).status_code for _ in range(5)]
+            done.set()
+        assert codes == [200] * 5
+        assert sum(f.result() for f in floods) >= 10
+        assert not +served.house.inside_of
+
+
 def test_five_hundred_connections(served: Running) -> None:
     idle = [socket.create_connection(("127.0.0.1", served.port), 5) for _ in range(500)]
     try:

@@ -95,16 +95,20 @@ class Engine:
         self._always = compiled is not None and (config.batch_invariant or compiled.dtype == "bfloat16")
 
     def submit(self, asked: Generation) -> list[Choice]:
-        """Let a generation wait; its ``n`` choices fill with pieces as steps go by. Raises ``RequestRefused`` and ``QueueFull``."""
+        """Let a generation wait; its ``n`` choices fill with pieces as steps go by. Raises ``RequestRefused`` and ``QueueFull``.
+
+        Where as many wait as may, a client of whom nobody waits may still let one choice wait: a flood from one does not shut out the others.
+        """
         self._require(asked)
         choices = [Choice(asked, i, self.tokenizer) for i in range(asked.n)]
         waiting = len(self.scheduler.batch.queue) + sum(map(len, self.later.values()))
-        if waiting + asked.n > self.config.max_waiting and waiting:
+        full = waiting + asked.n > self.config.max_waiting and waiting > 0
+        if full and not (self._alone(asked) and waiting < 2 * self.config.max_waiting):
             raise QueueFull(f"{waiting} requests wait already", expected=f"at most {self.config.max_waiting}", remedy="Try again later.")
         if choices[1:]:
             self.later[choices[0].request] = choices[1:]  # before the first comes: it may be complete at once
         try:
-            self._enter(choices[0])
+            self._enter(choices[0], reserved=full)
         except UserError:
             self.later.pop(choices[0].request, None)
             raise
@@ -229,6 +233,10 @@ class Engine:
         for token in (*asked.prompt, *asked.logit_bias):
             if not 0 <= token < V:
                 raise RequestRefused(f"token {token}", expected=f"ids from 0 to {V - 1}")
+
+    def _alone(self, asked: Generation) -> bool:
+        """Whether it is one choice of a client of whom no other waits."""
+        return asked.n == 1 and asked.client not in self.scheduler.batch.queue.lines and all(first.client != asked.client for first in self.later)
 
     def _enter(self, choice: Choice, *, reserved: bool = False) -> None:
         """Let a choice wait, whose place ``submit`` may have counted before."""

@@ -30,7 +30,7 @@ async def chat_completions(request: Request, asked: ChatRequest) -> Response:
 
 async def whole(house: House, asked: ChatRequest, client: str) -> str:
     """The answer at once, as JSON; it is written in a thread, for it may be long."""
-    with house.admit(asked.model) as deadline:
+    with house.admit(asked.model, client) as deadline:
         generation = await asking.chat(house, asked, client, deadline)
         texts, finish = [""] * generation.n, [""] * generation.n
         tokens: list[list[TokenInfo]] = [[] for _ in texts]
@@ -58,7 +58,7 @@ def _choice(house: House, asked: ChatRequest, number: int, text: str, tokens: li
 
 async def stream(house: House, asked: ChatRequest, client: str) -> AsyncGenerator[str, None]:
     """The answer in events; the first comes when the engine has taken the request."""
-    with house.admit(asked.model) as deadline:
+    with house.admit(asked.model, client) as deadline:
         generation = await asking.chat(house, asked, client, deadline)
         head, usage = Head(house, "chat.completion.chunk", "chatcmpl"), Usage([generation])
         wanted = bool(asked.stream_options and asked.stream_options.include_usage)

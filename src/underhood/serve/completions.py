@@ -55,7 +55,7 @@ def _echoes(house: House, g: Generation, infos: Sequence[TokenInfo] | None, told
 
 async def whole(house: House, asked: CompletionRequest, client: str) -> str:
     """The answer at once, as JSON; it is written in a thread, for it may be long."""
-    with house.admit(asked.model) as deadline:
+    with house.admit(asked.model, client) as deadline:
         generations = await house.prepared(lambda: asking.completion(house, asked, client, deadline), deadline)
         count = sum(g.n for g in generations)
         told = [CompletionLogprobs(house.spoken) for _ in range(count)]
@@ -86,7 +86,7 @@ async def whole(house: House, asked: CompletionRequest, client: str) -> str:
 
 async def stream(house: House, asked: CompletionRequest, client: str) -> AsyncGenerator[str, None]:
     """The answer in events."""
-    with house.admit(asked.model) as deadline:
+    with house.admit(asked.model, client) as deadline:
         generations = await house.prepared(lambda: asking.completion(house, asked, client, deadline), deadline)
         told = [CompletionLogprobs(house.spoken) for g in generations for _ in range(g.n)]
         before = await echoes(house, asked, generations, told, deadline)

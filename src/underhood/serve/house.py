@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import ipaddress
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TypeVar
@@ -62,22 +62,28 @@ class House:
         self.scoring = asyncio.Lock()  # one prompt's keys and values at a time stand beside the engine's pages
         self.guides: OrderedDict[str, Guide] = OrderedDict()  # the latest ones, by schema
         self.inside, self.draining = 0, False
+        self.inside_of: Counter[str] = Counter()  # by client, of whom there are at most ``CLIENTS``
 
     @contextlib.contextmanager
-    def admit(self, model: str) -> Iterator[float]:
-        """Let a request for ``model`` in and give its deadline. Raises ``ApiError``: 404, 429 or 503."""
+    def admit(self, model: str, client: str) -> Iterator[float]:
+        """Let a request for ``model`` in and give its deadline. Raises ``ApiError``: 404, 429 or 503.
+
+        Where as many are inside as may be, a client of whom nobody is inside may still come in, as into the engine's queue.
+        """
         self.require_model(model)
         if self.draining or self.worker.failed:
             raise ApiError(503, "the server is stopping" if self.draining else "the engine failed", code="unavailable", retry_after=10)
-        if self.inside >= self.config.inside:
+        if self.inside >= self.config.inside and (self.inside_of[client] or self.inside >= 2 * self.config.inside):
             raise self.too_many()
         self.inside += 1
+        self.inside_of[client] += 1
         try:
             yield time.monotonic() + self.config.deadline
         except QueueFull:
             raise self.too_many() from None
         finally:
             self.inside -= 1
+            self.inside_of[client] -= 1
 
     def require_model(self, model: str) -> None:
         """Raise ``ApiError`` (404) for any other model."""

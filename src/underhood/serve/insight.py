@@ -82,7 +82,7 @@ def recorded(attention: Any) -> Iterator[list[Tensor]]:
 async def attention(request: Request, asked: AttentionRequest) -> JSONResponse:
     """The attention maps of one layer over a short text; a longer one is cut."""
     house = house_of(request)
-    with house.admit(asked.model) as deadline:
+    with house.admit(asked.model, house.client(request)) as deadline:
         ids = await house.prepared(lambda: house.spoken.encode(asked.text), deadline)
         kept = ids[: min(LONGEST, house.limit)]
         require_layer(house, asked.layer)
