@@ -176,6 +176,13 @@ DAMAGED: list[Any] = [
 ]
 
 
+@pytest.mark.parametrize("damaged", [{"properties": ["x"], "required": ["x"]}, {"required": 5}, {"required": [[]]}, {"properties": 5, "required": ["x"]}])
+def test_a_damaged_schema_that_oneof_refers_to_is_a_typed_error(damaged: Any) -> None:
+    kinds = {name: {"type": "object", **damaged} for name in "ab"}
+    with pytest.raises(SchemaError, match=r"schema\.\$defs"):
+        schema_grammar({"oneOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}], "$defs": kinds})
+
+
 @pytest.mark.parametrize("schema", DAMAGED, ids=range(len(DAMAGED)))
 def test_damaged_schemas_are_typed_errors(schema: Any) -> None:
     with pytest.raises(SchemaError, match="schema"):

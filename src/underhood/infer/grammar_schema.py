@@ -81,6 +81,7 @@ class Compiler:
         self.root, self.json = root, values
         self.rules: dict[str, Rule] = {}
         self.queue: list[tuple[Rule, Any, str]] = []
+        self.apart: list[tuple[Sequence[Any], str]] = []  # options of ``oneOf``, to be compared when all that they refer to is known to be sound
         self.schemas = self.literals = 0
         self.resolved: dict[str, Any] = {}  # by pointer
         self.values: dict[int, dict[str, Any]] = {}  # of ``enum`` and ``const``, by the id of the schema, which the root holds
@@ -92,6 +93,8 @@ class Compiler:
         while self.queue:
             rule, schema, where = self.queue.pop()
             rule.body = self.compile(schema, where)
+        for options, where in self.apart:
+            self._require_apart(options, where)
         return item
 
     def compile(self, schema: Any, where: str, depth: int = 0) -> Item:
@@ -208,7 +211,7 @@ class Compiler:
             raise SchemaError(f"{len(options)} schemas", where=f"{where}.oneOf", expected=f"at most {DEEPEST}")
         items = [self.compile(option, f"{where}.{keyword}[{k}]", depth + 1) for k, option in enumerate(options)]
         if keyword == "oneOf":
-            self._require_apart(options, where)
+            self.apart.append((options, where))
         return self.json.grammar.alt(*items)
 
     # ── oneOf: no value may fit two ───────────────────────────────────────────────────────────────────────────────────
