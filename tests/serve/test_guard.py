@@ -55,7 +55,9 @@ def test_on_other_addresses_bare_ones_are_own_names() -> None:
         require_host({"host": "rebound.example"}, (), True)
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost:1", "file://", "http://127.0.0.1.evil.example"])
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "http://localhost:1", "file://", "http://127.0.0.1.evil.example", "http://[::1"]
+)
 def test_a_foreign_page_is_refused(served: Running, origin: str) -> None:
     assert with_headers(served, origin=origin).json()["error"]["code"] == "wrong_origin"
     assert with_headers(served, sec_fetch_site="cross-site").status_code == 403
@@ -174,6 +176,27 @@ def test_a_head_that_never_ends_is_not_waited_for(before: bytes) -> None:
 def test_deep_json_is_refused_before_it_is_parsed(served: Running, body: bytes) -> None:
     answer = served.post("/v1/completions", content=body, headers={"content-type": "application/json"})
     assert answer.json()["error"]["code"] == "too_deep"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32-le", "latin-1"])
+def test_json_is_utf8(served: Running, encoding: str) -> None:
+    """In UTF-16 a character that holds the byte of a quote would hide the brackets after it."""
+    fields = {"model": NAME, "prompt": "é" if encoding == "latin-1" else "Ģ", "max_tokens": 1}
+    for text, utf8 in (
+        (json.dumps({**fields, "metadata": json.loads("[" * 150 + "]" * 150)}, ensure_ascii=False), 400),
+        (json.dumps(fields, ensure_ascii=False), 200),
+    ):
+        answers = [served.post("/v1/completions", content=text.encode(e), headers={"content-type": "application/json"}) for e in (encoding, "utf-8")]
+        assert [a.status_code for a in answers] == [400, utf8]
+        assert answers[0].json()["error"]["code"] == "invalid_json"
+
+
+@pytest.mark.parametrize(("encoding", "status"), [("gzip", 415), ("identity, br", 415), ("identity", 200)])
+def test_a_packed_body_is_named(served: Running, encoding: str, status: int) -> None:
+    body = json.dumps({"model": NAME, "prompt": "a", "max_tokens": 1}).encode()
+    answer = served.post("/v1/completions", content=body, headers={"content-type": "application/json", "content-encoding": encoding})
+    assert answer.status_code == status
+    assert status == 200 or encoding in answer.json()["error"]["message"]
 
 
 def test_brackets_in_strings_are_text() -> None:

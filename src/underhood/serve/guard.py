@@ -54,7 +54,9 @@ class Guard:
             require_own_page(headers)
             if path not in OPEN:
                 require_token(headers, house.config.token)
+            require_plain(headers)
             body = await read_body(headers, receive, house.config.body_bytes, house.config.body_seconds)
+            require_utf8(body)
             require_shallow(body, house.config.deepest)
         except ApiError as error:
             response = error.response()
@@ -93,10 +95,18 @@ def _is_address(host: str) -> bool:
 def require_own_page(headers: Mapping[str, str]) -> None:
     """Raise ``ApiError`` for a request that a page from elsewhere makes."""
     origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
+    if origin is not None and _place(origin) != headers.get("host", "").lower():
         raise ApiError(403, "requests from pages of other servers are not answered", code="wrong_origin")
     if headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate":
         raise ApiError(403, "requests from pages of other servers are not answered", code="wrong_origin")
+
+
+def _place(origin: str) -> str | None:
+    """The host and port of an origin; None for what is no address, as a page without one may send."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def require_token(headers: Mapping[str, str], token: str) -> None:
@@ -131,6 +141,23 @@ async def read_body(headers: Mapping[str, str], receive: Receive, most: int, sec
                     return b"".join(parts)
     except TimeoutError:
         raise ApiError(408, f"the body took longer than {seconds:g} s", code="body_too_slow") from None
+
+
+def require_plain(headers: Mapping[str, str]) -> None:
+    """Raise ``ApiError`` for a body that is packed."""
+    encoding = headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise ApiError(415, f"the body is encoded as {encoding[:100]!r}; send it as it is", code="unsupported_encoding")
+
+
+def require_utf8(body: bytes) -> None:
+    """Raise ``ApiError`` for what is not UTF-8: in UTF-16 or UTF-32, which the parser would read too, brackets are not to be counted byte by byte."""
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        raise ApiError(400, "the body is not UTF-8", code="invalid_json") from None
+    if b"\0" in body:
+        raise ApiError(400, "the body holds a zero byte, which JSON in UTF-8 does not", code="invalid_json")
 
 
 def require_shallow(body: bytes, deepest: int) -> None:
