@@ -55,9 +55,7 @@ def test_on_other_addresses_bare_ones_are_own_names() -> None:
         require_host({"host": "rebound.example"}, (), True)
 
 
-@pytest.mark.parametrize(
-    "origin", ["http://evil.example", "null", "http://localhost:1", "file://", "http://127.0.0.1.evil.example", "http://[::1"]
-)
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost:1", "file://", "http://127.0.0.1.evil.example", "http://[::1"])
 def test_a_foreign_page_is_refused(served: Running, origin: str) -> None:
     assert with_headers(served, origin=origin).json()["error"]["code"] == "wrong_origin"
     assert with_headers(served, sec_fetch_site="cross-site").status_code == 403

@@ -117,7 +117,18 @@ def test_echo_with_log_probabilities(served: Running, stream: bool) -> None:
     assert logprobs["token_logprobs"][0] is None
     assert logprobs["token_logprobs"][1:3] == pytest.approx([float(rows[0, B]), float(rows[1, C])], abs=1e-5)
     assert logprobs["token_logprobs"][3] == pytest.approx(float(rows[2].max()), abs=1e-5)
-    assert all(len(top) == 2 for top in logprobs["top_logprobs"][1:])
+    for token, top in zip(logprobs["tokens"][1:], logprobs["top_logprobs"][1:], strict=True):
+        assert token in top  # OpenAI: "always the sampled token, so there may be up to logprobs+1 elements"
+        assert 2 <= len(top) <= 3
+    assert max(map(len, logprobs["top_logprobs"][1:])) == 3
+
+
+def test_the_token_itself_stands_among_its_likeliest(served: Running) -> None:
+    for count in (0, 2):
+        found = served.complete(logprobs=count, temperature=2, seed=3, max_tokens=8).json()["choices"][0]["logprobs"]
+        for token, logprob, top in zip(found["tokens"], found["token_logprobs"], found["top_logprobs"], strict=True):
+            assert top[token] == logprob
+            assert count <= len(top) <= count + 1
 
 
 def test_a_long_prompt_is_scored_in_pieces_as_in_one(served: Running) -> None:

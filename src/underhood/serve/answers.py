@@ -64,7 +64,8 @@ def _likely(spoken: Spoken, token: int, logprob: float | None) -> dict[str, Any]
 class CompletionLogprobs:
     """``choices[].logprobs`` of completions: parallel lists, and where each token begins in the text.
 
-    A token that is not shown takes no room in the text; one that ends within a character begins where that character does, and so does the next.
+    A token itself stands among its likeliest, so that there may be one more of them than was asked for, as with OpenAI.
+    One that is not shown takes no room in the text; one that ends within a character begins where that character does, and so does the next.
     """
 
     def __init__(self, spoken: Spoken) -> None:
@@ -78,7 +79,7 @@ class CompletionLogprobs:
         for t in tokens:
             offsets.append(self.offset)
             self.offset += len(self.decoder.decode(self.spoken.decode_bytes([t.id])))
-        top = [{self._name(i): p for i, p in t.top} if t.logprob is not None else None for t in tokens]
+        top = [{self._name(i): p for i, p in (*t.top, (t.id, t.logprob))} if t.logprob is not None else None for t in tokens]
         return {"tokens": names, "token_logprobs": [t.logprob for t in tokens], "top_logprobs": top, "text_offset": offsets}
 
     def _name(self, token: int) -> str:
