@@ -222,6 +222,14 @@ def test_no_other_file_is_given(served: Running, path: str) -> None:
     connection.close()
 
 
+@pytest.mark.parametrize("path", ["/", "/health", "/metrics", "/v1/models", "/page/chat.js", "/v1/completions"])
+def test_head_is_get_without_the_body(served: Running, path: str) -> None:
+    head, whole = served.client.head(served.url + path), served.get(path)
+    assert (head.status_code, head.headers.get("content-type")) == (whole.status_code, whole.headers.get("content-type"))
+    assert (head.content, head.status_code) == (b"", 405 if path == "/v1/completions" else 200)
+    assert path == "/metrics" or head.headers["content-length"] == str(len(whole.content))
+
+
 def test_every_answer_has_its_policy(served: Running) -> None:
     for answer in (served.get("/"), served.get("/nowhere"), served.complete(), with_headers(served, host="evil.example")):
         policy = answer.headers["content-security-policy"]

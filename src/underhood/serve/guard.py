@@ -62,6 +62,8 @@ class Guard:
             response = error.response()
             response.headers["connection"] = "close"  # what was not read of the body is not waited for
             return await response(scope, receive, guarded)
+        if scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}  # of whose answer the server leaves out the body
         await self.app(scope, replay(body, receive), guarded)
 
 
