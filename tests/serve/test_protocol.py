@@ -123,6 +123,13 @@ def test_echo_with_log_probabilities(served: Running, stream: bool) -> None:
     assert max(map(len, logprobs["top_logprobs"][1:])) == 3
 
 
+def test_options_of_a_stream_need_one(served: Running) -> None:
+    for ask in (served.complete, served.chat):
+        answer = ask(stream_options={"include_usage": True})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "stream_options")
+        assert ask(stream_options=None).status_code == ask(stream=True, stream_options={}).status_code == 200
+
+
 def test_the_token_itself_stands_among_its_likeliest(served: Running) -> None:
     for count in (0, 2):
         found = served.complete(logprobs=count, temperature=2, seed=3, max_tokens=8).json()["choices"][0]["logprobs"]

@@ -101,6 +101,8 @@ def _generation(
     stop: Sequence[str] = (),
     end_ids: Sequence[int] | None = None,
 ) -> Generation:
+    if asked.stream_options is not None and not asked.stream:
+        raise ApiError(400, "stream_options: only with stream", param="stream_options", code="invalid_value")
     if not prompt:
         raise ApiError(400, "the prompt holds no token", param="prompt", code="invalid_value")
     sample = SampleConfig(
