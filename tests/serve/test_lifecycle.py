@@ -24,11 +24,15 @@ import torch
 from tests.infer.small import TOKENIZER, alone, generations, model
 from tests.serve.server import CONFIG, ENGINE, NAME, Running, events, running
 from underhood.infer.engine import EngineConfig
+from underhood.infer.generation import Piece
 from underhood.infer.grammar_tokens import Constraint
 from underhood.interop.export import save_model
 from underhood.serve import insight
+from underhood.serve.answers import require_fine
+from underhood.serve.errors import ApiError
 from underhood.serve.house import ServeConfig, line_of
 from underhood.serve.insight import score
+from underhood.serve.worker import STOPPING
 
 LONG = {"max_tokens": 90, "logit_bias": {"256": -100}}
 
@@ -211,6 +215,33 @@ def test_five_hundred_connections(served: Running) -> None:
     finally:
         for connection in idle:
             connection.close()
+
+
+def test_silent_connections_of_one_address_shut_out_nobody() -> None:
+    """The server looks ten times a second; then there is room again."""
+    with running(config=dataclasses.replace(CONFIG, connections=16)) as served, contextlib.ExitStack() as closing:
+        for _ in range(40):
+            closing.enter_context(socket.create_connection(("127.0.0.1", served.port), 10))
+        end = time.monotonic() + 10
+        while served.get("/health").status_code != 200 and time.monotonic() < end:
+            time.sleep(0.05)
+        assert len(served.server.server_state.connections) <= 16
+        assert served.get("/health").status_code == 200
+        assert served.complete().status_code == 200
+
+
+def test_with_too_many_connections_requests_are_told_to_come_again(served: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served.house, "connections", lambda: CONFIG.connections + 1)
+    answer = served.get("/health")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
+    assert int(answer.headers["retry-after"]) >= 1
+
+
+def test_an_answer_that_the_servers_end_cuts_off_says_when_to_come_again() -> None:
+    with pytest.raises(ApiError) as caught:
+        require_fine(Piece("", (), "error", STOPPING))
+    assert caught.value.status == 503
+    assert int(caught.value.headers["retry-after"]) >= 1
 
 
 def test_health_and_metrics_answer_under_load(served: Running) -> None:

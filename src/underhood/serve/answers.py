@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from underhood.infer.generation import LATE, Generation, Piece, TokenInfo
-from underhood.serve.errors import ApiError
+from underhood.serve.errors import COME_AGAIN, ApiError
 from underhood.serve.house import House
 from underhood.serve.spoken import Spoken
 from underhood.serve.worker import STOPPING
@@ -47,7 +47,7 @@ def require_fine(piece: Piece) -> None:
     if piece.finish not in ("error", "cancelled"):
         return
     status, code = {LATE: (504, "deadline_exceeded"), STOPPING: (503, "unavailable")}.get(piece.error, (500, "generation_failed"))
-    raise ApiError(status, piece.error or "the answer was cancelled", code=code)
+    raise ApiError(status, piece.error or "the answer was cancelled", code=code, retry_after=COME_AGAIN if status == 503 else None)
 
 
 def chat_logprobs(spoken: Spoken, tokens: Sequence[TokenInfo]) -> dict[str, Any]:

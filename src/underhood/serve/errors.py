@@ -12,6 +12,8 @@ from underhood.base.errors import UserError
 
 KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
+COME_AGAIN = 10  # seconds, to a server that stops or has too many connections
+
 
 class ApiError(Exception):
     """What a request is answered with instead; ``param`` is the field that is at fault, ``code`` a word for programs."""

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from underhood.serve.errors import ApiError
+from underhood.serve.errors import COME_AGAIN, ApiError
 from underhood.serve.house import House
 
 STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
@@ -49,6 +49,7 @@ class Guard:
             await send(message)
 
         try:
+            require_room(house.connections(), house.config.connections)
             headers = headers_of(scope)
             require_host(headers, house.config.hosts, house.config.any_address)
             require_own_page(headers)
@@ -65,6 +66,12 @@ class Guard:
         if scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}  # of whose answer the server leaves out the body
         await self.app(scope, replay(body, receive), guarded)
+
+
+def require_room(connections: int, most: int) -> None:
+    """Raise ``ApiError`` where there are more connections than may be."""
+    if connections > most:
+        raise ApiError(503, "too many connections; try again later", code="unavailable", retry_after=COME_AGAIN)
 
 
 def headers_of(scope: Scope) -> dict[str, str]:

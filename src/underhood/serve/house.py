@@ -19,7 +19,7 @@ from underhood.infer.generation import LATE, Guide
 from underhood.infer.request import QueueFull
 from underhood.nn.gpt import GPT
 from underhood.serve.dialogue import Dialogue
-from underhood.serve.errors import ApiError
+from underhood.serve.errors import COME_AGAIN, ApiError
 from underhood.serve.metrics import Metrics
 from underhood.serve.spoken import Spoken
 from underhood.serve.worker import Worker
@@ -43,6 +43,7 @@ class ServeConfig:
     deepest: int = 100  # levels of a request's JSON
     grace: float = 10.0  # seconds that answers may go on after a request to stop
     inside: int = 512  # requests at once, those that wait included
+    connections: int = 1024  # beyond, requests are told to come again; from half of it on, no address keeps more than a quarter of it silent
 
 
 class House:
@@ -62,6 +63,7 @@ class House:
         self.scoring = asyncio.Lock()  # one prompt's keys and values at a time stand beside the engine's pages
         self.guides: OrderedDict[str, Guide] = OrderedDict()  # the latest ones, by schema
         self.inside, self.draining = 0, False
+        self.connections: Callable[[], int] = lambda: 0  # how many there are; the server says it
         self.inside_of: Counter[str] = Counter()  # by client, of whom there are at most ``CLIENTS``
 
     @contextlib.contextmanager
@@ -72,7 +74,7 @@ class House:
         """
         self.require_model(model)
         if self.draining or self.worker.failed:
-            raise ApiError(503, "the server is stopping" if self.draining else "the engine failed", code="unavailable", retry_after=10)
+            raise ApiError(503, "the server is stopping" if self.draining else "the engine failed", code="unavailable", retry_after=COME_AGAIN)
         if self.inside >= self.config.inside and (self.inside_of[client] or self.inside >= 2 * self.config.inside):
             raise self.too_many()
         self.inside += 1

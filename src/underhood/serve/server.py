@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 import weakref
+from collections import defaultdict
 from collections.abc import Callable, Generator
 from pathlib import Path
 from types import FrameType
@@ -23,13 +24,12 @@ from underhood.interop.models import end_ids, open_model
 from underhood.nn.gpt import GPT
 from underhood.serve.app import build_app
 from underhood.serve.dialogue import Dialogue
-from underhood.serve.house import House, ServeConfig
+from underhood.serve.house import House, ServeConfig, line_of
 from underhood.serve.spoken import Spoken
 from underhood.serve.unpaged import serve_text_by_text
 from underhood.text.tokenizer import Tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-CONNECTIONS = 1024
 POLL = 0.05  # seconds
 
 
@@ -97,8 +97,9 @@ class Server(uvicorn.Server):
             weakref.WeakKeyDictionary()
         )  # the last request of each connection, and when it was seen
         settings: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False, "proxy_headers": False, "ws": "none"}
-        limits: dict[str, Any] = {"limit_concurrency": CONNECTIONS, "timeout_keep_alive": 15, "timeout_graceful_shutdown": 2}
+        limits: dict[str, Any] = {"timeout_keep_alive": 15, "timeout_graceful_shutdown": 2}
         super().__init__(uvicorn.Config(build_app(house), lifespan="on", **settings, **limits))
+        house.connections = lambda: len(self.server_state.connections)
 
     def serve_until_stopped(self) -> None:
         """Serve until a signal, or ``should_exit``, ends it."""
@@ -133,14 +134,26 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     def drop_silent(self) -> None:
-        """End connections on which nothing has been under way for long: a head that never ends, or a reader who takes nothing, would hold them for ever."""
+        """End connections on which nothing has been under way for long: a head that never ends, or a reader who takes nothing, would hold them for ever.
+
+        Where there are many, an address that has many silent ones loses those that are silent longest at once: it would hold the others' places.
+        """
         now = time.monotonic()
+        lines: defaultdict[str, list[Any]] = defaultdict(list)
         for connection in list(self.server_state.connections):
             cycle: Any = getattr(connection, "cycle", None)
             silent = cycle is None or cycle.response_complete or connection.transport.is_closing()
             known, since = self.silent.get(connection, (None, now))
             self.silent[connection] = (cycle, since if known is cycle and silent else now)
             if silent and now - self.silent[connection][1] > self.house.config.body_seconds:
+                connection.transport.abort()
+            elif silent:
+                peer: Any = getattr(connection, "client", None)
+                lines[line_of(peer[0] if peer else "")].append(connection)
+        most = self.house.config.connections
+        for line in lines.values() if len(self.server_state.connections) > most // 2 else ():
+            line.sort(key=lambda connection: self.silent[connection][1])
+            for connection in line[: max(0, len(line) - most // 4)]:
                 connection.transport.abort()
 
     async def drain(self) -> None:
