@@ -377,6 +377,22 @@ def test_a_byte_costs_nothing_for_the_words_that_it_leaves_out() -> None:
     assert automaton.after(automaton.start) == automaton.after(automaton.start)
 
 
+def test_words_are_split_without_a_look_at_each() -> None:
+    looks = 0
+
+    class Listed(tuple[bytes, ...]):
+        def __getitem__(self, at: Any) -> Any:
+            nonlocal looks
+            looks += 1
+            return super().__getitem__(at)
+
+    words = [b"", *(f"{head}{k:04}".encode() for head in "abc" for k in range(1000))]
+    assert Words(Listed(words), 0, 0, len(words)).split() == {97: (1, 1001), 98: (1001, 2001), 99: (2001, 3001)}
+    assert looks < 100
+    narrow = Words(tuple(words), 1, 1, 1001)
+    assert (narrow.split(), narrow.measure()) == ({48: (1, 1001)}, 4)
+
+
 def test_a_thousand_optional_properties() -> None:
     start = time.monotonic()
     automaton = json_automaton(lambda j: j.object([(f"p{k}", j.digit, False) for k in range(1000)], None))

@@ -10,6 +10,7 @@ that cannot be finished are never entered. Nesting and the number of readings ar
 """
 
 import abc
+import bisect
 import heapq
 import itertools
 import math
@@ -75,7 +76,7 @@ class Words(Item):
         self.words, self.at, self.low, self.high = words, at, low, high
 
     def measure(self) -> float:
-        return min((len(word) - self.at for word in self.words[self.low : self.high]), default=math.inf)
+        return min(map(len, self.words[self.low : self.high]), default=math.inf) - self.at
 
     @property
     def ended(self) -> bool:
@@ -85,9 +86,11 @@ class Words(Item):
     def split(self) -> dict[int, tuple[int, int]]:
         """For each next byte the range of words that go on with it."""
         ranges: dict[int, tuple[int, int]] = {}
-        for k in range(self.low + self.ended, self.high):
-            byte = self.words[k][self.at]
-            ranges[byte] = (ranges.get(byte, (k, k))[0], k + 1)
+        low = self.low + self.ended
+        while low < self.high:
+            byte = self.words[low][self.at]
+            high = bisect.bisect_right(self.words, byte, low, self.high, key=lambda word: word[self.at])
+            ranges[byte], low = (low, high), high
         return ranges
 
 
