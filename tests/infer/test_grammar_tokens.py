@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 import torch
 
@@ -314,6 +315,15 @@ def test_the_work_for_a_mask_is_bounded_and_the_mask_the_same_at_any_time(bpe: B
     lengths = {len(bpe.tokens[number]) for number in mask.nonzero().squeeze(1).tolist()}
     assert max(lengths) < max(len(bpe.tokens[number]) for number in everything.nonzero().squeeze(1).tolist())
     assert {k for k in everything.nonzero().squeeze(1).tolist() if len(bpe.tokens[k]) == 1} <= set(mask.nonzero().squeeze(1).tolist())
+
+
+def test_of_many_readings_few_are_followed_for_a_mask(bpe: BPE) -> None:
+    ambiguous = constraint({"anyOf": [{"type": "string", "maxLength": k} for k in range(100, 1990)]}, bpe)
+    inside = ambiguous.advance(ambiguous.start, bpe.encode('"')[0])
+    assert len(inside) > 1800
+    assert ambiguous.allowed(inside).sum() > 64
+    followed = [len(ambiguous._states[number]) for number in np.flatnonzero(ambiguous._filled)]
+    assert sum(followed) < 10_000
 
 
 # ── vocabularies ──────────────────────────────────────────────────────────────────────────────────────────────────────

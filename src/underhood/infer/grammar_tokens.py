@@ -23,7 +23,7 @@ from underhood.text.tokenizer import Tokenizer
 ANY_JSON: dict[str, Any] = {"type": "object"}  # "JSON mode": any object
 MOST_STATES = 16_384  # with a row of 256 numbers each; then all are forgotten and made again when needed
 MOST_MASKS = 64  # kept
-MOST_WORK = 50_000  # readings of the states at one walk; a schema so ambiguous loses the tokens that are longer than the walk came
+MOST_WORK = 10_000  # readings of the states at one walk; a schema so ambiguous loses the tokens that are longer than the walk came
 NEVER = np.int32(2**30)  # bytes to the end of a text that has none
 Ints = Int32[ndarray, "N"]
 
