@@ -10,11 +10,11 @@ from torch import Tensor
 
 from tests.infer.small import CONFIGS, TOKENIZER, V, alone, generations, model, text, tokens
 from underhood.base.errors import ConfigError, UnderhoodError
-from underhood.infer.engine import Compiled, Engine, EngineConfig, context_of
+from underhood.infer.engine import Compiled, Engine, EngineConfig
 from underhood.infer.generation import Choice, Generation
 from underhood.infer.lookup import Lookup
 from underhood.infer.request import QueueFull, Request, RequestRefused
-from underhood.infer.sample import SampleConfig
+from underhood.infer.sample import SampleConfig, context_of
 from underhood.nn.gpt import GPT, build_gpt
 from underhood.nn.llama import llama
 from underhood.nn.rope import RopeConfig

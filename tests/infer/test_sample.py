@@ -9,6 +9,8 @@ import torch
 from underhood.base.errors import ConfigError, DataError, NonFinite, ShapeError
 from underhood.infer.sample import SampleConfig, choose, first_ids, generate, generate_batch, stream_text, text_ends
 from underhood.nn.gpt import GPT, GPTConfig, build_gpt
+from underhood.nn.llama import llama
+from underhood.nn.rope import RopeConfig
 from underhood.text.bpe import BPE
 from underhood.text.chars import CharTokenizer
 
@@ -166,6 +168,29 @@ def test_streamed_text_is_the_generated_text() -> None:
     streamed = "".join(stream_text(model(), tokenizer, "abc", config, seed))
     assert streamed == "".join(stream_text(model(), tokenizer, "abc", config, seed))
     assert len(streamed) == 30
+
+
+def test_a_model_may_have_more_ids_than_its_tokenizer_and_control_tokens_are_no_text() -> None:
+    """Qwen's embeddings have rows for which there is no token."""
+    config = SampleConfig(temperature=0, max_tokens=12)
+    bpe = BPE([], special=["<|im_start|>"])
+    model = build_gpt(GPTConfig(vocab_size=300, context=16, n_layer=1, n_head=2, width=16, init="fan_in"), 0).eval()
+    with torch.no_grad():
+        model.tokens.weight[[256, 299]] = 8 * model.tokens.weight[[256, 299]]  # what is written mostly
+    ids = list(generate(model, bpe.encode("ab"), config, torch.Generator()))
+    assert set(ids) & {256, 299}
+    shown = bpe.decode_bytes([i for i in ids if i < 256]).decode("utf-8", errors="replace")
+    assert "".join(stream_text(model, bpe, "ab", config, 0)) == shown
+
+
+def test_beyond_the_trained_context_nothing_is_cached_where_the_rotation_changes_with_the_length() -> None:
+    rope = RopeConfig(kind="dynamic", factor=4.0, original_context=8)
+    sizes: dict[str, Any] = {"vocab_size": 40, "context": 32, "n_layer": 2, "n_head": 2, "width": 16, "init": "fan_in"}
+    model = build_gpt(llama(**sizes, positions="underhood.nn.rope:ScaledRotary", rope=rope), 0).eval()
+    text = [1, 2, 3, 4]
+    for token in generate(model, text[:4], SampleConfig(temperature=0, max_tokens=24), torch.Generator()):
+        assert token == int(model(torch.tensor([text]))[0, -1].argmax())
+        text.append(token)
 
 
 def test_a_document_ends_and_begins_at_its_separator() -> None:

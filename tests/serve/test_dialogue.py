@@ -11,12 +11,12 @@ from tests.infer.small import TOKENIZER, model
 from tests.serve.server import NAME, running
 from underhood.infer.generation import TokenInfo
 from underhood.infer.sample import SampleConfig, stream_text
+from underhood.infer.spoken import Spoken
 from underhood.interop.models import load_their_tokenizer
 from underhood.nn.gpt import GPTConfig, build_gpt
 from underhood.serve.answers import CompletionLogprobs
 from underhood.serve.dialogue import Dialogue
 from underhood.serve.protocol import Message
-from underhood.serve.spoken import Spoken
 from underhood.text.bpe import BPE
 from underhood.text.chars import CharTokenizer
 from underhood.text.chat_process import ChatTemplateError

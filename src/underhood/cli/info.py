@@ -47,7 +47,7 @@ def describe(model: Path) -> dict[str, Any]:
     import torch
 
     from underhood.infer.cache import cache_bytes
-    from underhood.infer.engine import context_of
+    from underhood.infer.sample import context_of
     from underhood.nn.gpt import GPT
 
     config, family, stored = _config(model)

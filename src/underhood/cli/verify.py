@@ -21,7 +21,7 @@ def command(
 
     from underhood.base.errors import UnknownName, UserError
     from underhood.cli.console import note, print_json
-    from underhood.infer.engine import context_of
+    from underhood.infer.sample import context_of
     from underhood.interop.models import open_model
     from underhood.interop.verify import verify
 

@@ -25,6 +25,7 @@ from underhood.infer.paged import PagedCache, Reach, Step, hidden_of, padded, re
 from underhood.infer.pages import BlockPool, waste
 from underhood.infer.pick_rows import pick_rows
 from underhood.infer.request import Plan, QueueFull, Request, RequestRefused, SchedulerConfig
+from underhood.infer.sample import context_of
 from underhood.infer.scheduler import Scheduler
 from underhood.nn.gpt import GPT
 from underhood.text.tokenizer import Tokenizer
@@ -269,14 +270,6 @@ class Engine:
         for choice in [c for c in [*later, *self.choices.values()] if c.asked.deadline is not None and now > c.asked.deadline]:
             choice.end("error", LATE)
             self.cancel(choice)
-
-
-def context_of(model: GPT) -> int:
-    """How long a text may be: the model's context, but the trained one where the rotation changes with the length, since cached keys would be stale."""
-    rope = model.config.rope
-    if rope is not None and rope.kind == "dynamic":
-        return min(model.config.context, rope.original_context or model.config.context)
-    return model.config.context
 
 
 def _table(request: Request) -> list[int]:

@@ -15,10 +15,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from underhood.infer.cache import KVCache, RollingCache, StaticCache
-from underhood.infer.engine import context_of
 from underhood.infer.forward import hidden_padded, hidden_static
 from underhood.infer.paged import PagedCache, Reach, Step, hidden_of, read_pages
 from underhood.infer.pages import BlockPool, PageTable
+from underhood.infer.sample import context_of
 from underhood.nn.attention import plain
 from underhood.nn.flash import flash_attention
 from underhood.nn.gpt import GPT

@@ -16,6 +16,7 @@ from underhood.base.rng import stream_seed
 from underhood.data.tokens import end_id
 from underhood.infer.cache import KVCache
 from underhood.infer.filters import draw, keep_min_p, keep_top_k, keep_top_p, penalise_repeats
+from underhood.infer.spoken import Spoken
 from underhood.infer.stream import StopStrings, TextStream
 from underhood.nn.gpt import GPT
 from underhood.text.special import END_OF_TEXT
@@ -131,7 +132,7 @@ def stream_text(model: GPT, tokenizer: Tokenizer, prompt: str, config: SampleCon
     """
     start = first_ids(tokenizer, prompt)
     config = dataclasses.replace(config, end_ids=text_ends(tokenizer, config.end_ids))
-    text, stops = TextStream(tokenizer), StopStrings(config.stop)
+    text, stops = TextStream(Spoken(tokenizer)), StopStrings(config.stop)
     generator = torch.Generator().manual_seed(stream_seed(seed, "sample"))
     for token in generate(model, start, config, generator):
         piece = stops.add(text.add(token))
@@ -169,8 +170,16 @@ def _steps(model: GPT, prompts: Sequence[Sequence[int]], config: SampleConfig, u
         model.train(training)
 
 
+def context_of(model: GPT) -> int:
+    """How long a cached text may be: the context, but the trained one where the rotation changes with the length, since cached keys would be stale."""
+    rope = model.config.rope
+    if rope is not None and rope.kind == "dynamic":
+        return min(model.config.context, rope.original_context or model.config.context)
+    return model.config.context
+
+
 def _next_logits(model: GPT, past: Int[Tensor, "B T"], cache: KVCache | None) -> Float[Tensor, "B V"]:
-    """Logits after the last token. Beyond the context every position moves with each step, so nothing cached would be right."""
-    if cache is not None and past.shape[1] <= model.config.context:
+    """Logits after the last token. Where every position moves with each step, or every turn with the length, nothing cached would be right."""
+    if cache is not None and past.shape[1] <= context_of(model):
         return model.logits(model.hidden(past[:, cache.length :], cache)[:, -1])
     return model.logits(model.hidden(past[:, -model.config.context :])[:, -1])

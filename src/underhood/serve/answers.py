@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from underhood.infer.generation import LATE, Generation, Piece, TokenInfo
+from underhood.infer.spoken import Spoken
 from underhood.serve.errors import COME_AGAIN, ApiError
 from underhood.serve.house import House
-from underhood.serve.spoken import Spoken
 from underhood.serve.worker import STOPPING
 
 

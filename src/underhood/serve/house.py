@@ -14,14 +14,15 @@ from typing import TypeVar
 from fastapi import Request
 
 from underhood import __version__
-from underhood.infer.engine import Engine, context_of
+from underhood.infer.engine import Engine
 from underhood.infer.generation import LATE, Guide
 from underhood.infer.request import QueueFull
+from underhood.infer.sample import context_of
+from underhood.infer.spoken import Spoken
 from underhood.nn.gpt import GPT
 from underhood.serve.dialogue import Dialogue
 from underhood.serve.errors import COME_AGAIN, ApiError
 from underhood.serve.metrics import Metrics
-from underhood.serve.spoken import Spoken
 from underhood.serve.worker import Worker
 from underhood.text.tokenizer import Tokenizer
 

@@ -20,12 +20,12 @@ import uvicorn
 
 from underhood.base.errors import ConfigError, UserError
 from underhood.infer.engine import Compiled, Engine, EngineConfig
+from underhood.infer.spoken import Spoken
 from underhood.interop.models import end_ids, open_model
 from underhood.nn.gpt import GPT
 from underhood.serve.app import build_app
 from underhood.serve.dialogue import Dialogue
 from underhood.serve.house import House, ServeConfig, line_of
-from underhood.serve.spoken import Spoken
 from underhood.serve.unpaged import serve_text_by_text
 from underhood.text.tokenizer import Tokenizer
 
