@@ -13,6 +13,8 @@ from torch import Tensor
 
 from underhood.base.errors import ConfigError, DataError, NonFinite, ShapeError
 from underhood.infer.sample import SampleConfig, generate
+from underhood.lab.patch import Bind, applied
+from underhood.nn.attention import MultiHeadAttention
 from underhood.nn.fast import fast
 from underhood.nn.gpt import GPT, GPTConfig, build_gpt
 from underhood.nn.llama import llama
@@ -258,3 +260,17 @@ print(torch.get_num_threads())
 """
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "1"
+
+
+def test_a_part_can_be_bound_while_kernels_are_loaded_and_none_is_compiled_for_it() -> None:
+    """Kernels know the healthy classes; another in their place is refused, and the model itself computes."""
+    from underhood.kernels.decode import CompiledDecoder
+
+    with applied([Bind("underhood.nn.attention:MultiHeadAttention", f"{__name__}:Other")]):
+        made = build_gpt(GPTConfig(vocab_size=9, context=8, n_layer=1, n_head=2, width=8), 0).eval()
+        with pytest.raises(ConfigError, match="attention"):
+            CompiledDecoder(made)
+
+
+class Other(MultiHeadAttention):
+    """A learner's."""

@@ -155,8 +155,8 @@ def _put(thing: type, places: Sequence[tuple[types.ModuleType, str]]) -> None:
 
 def _refuse_leftovers(bind: Bind, healthy: type, mine: type) -> None:
     for module in _project_modules():
-        if module.__name__.endswith("fast"):
-            continue  # a fast twin builds on the healthy class; who binds a part takes the plain path, and is told what ran
+        if module.__name__.endswith("fast") or module.__name__.startswith("underhood.kernels"):
+            continue  # a fast twin builds on the healthy class, kernels know it and no other; who binds a part takes the plain path, and is told what ran
         for name, value in list(vars(module).items()):
             inherits = inspect.isclass(value) and value is not healthy and healthy in value.__mro__ and value is not mine
             if inherits or any(v is healthy for v in _held(value)):
